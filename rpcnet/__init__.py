@@ -1,0 +1,1 @@
+"""rpcnet: distributed programs built the way Trio programs are."""

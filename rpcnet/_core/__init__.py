@@ -1,0 +1,1 @@
+"""Pure machines: no I/O, no clock, no randomness of their own. `now` and `rng` are arguments."""

@@ -1,0 +1,1 @@
+"""Ports and adapters: the UDP socket, QUIC, sealing, identities, the simulated network."""

@@ -1,0 +1,163 @@
+"""Settings: what each costs, its sane range, and how it relates to the others.
+
+The rules of this file:
+
+* Durations are seconds, sizes are bytes; every field is checked on construction and says its rule when it is broken.
+* A profile (:meth:`NodeConfig.local`, :meth:`NodeConfig.lan`, :meth:`NodeConfig.wan`) is a starting point;
+  ``attrs.evolve`` changes single fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+
+from .errors import ConfigError
+
+__all__ = ["DetectorConfig", "GossipConfig", "NodeConfig", "RpcConfig", "SupervisionConfig"]
+
+
+def _between(low: float, high: float) -> Any:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            owner = type(instance).__name__
+            raise ConfigError(f"{owner}.{attribute.name} = {value!r}: must be a number from {low} to {high}")
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class GossipConfig:
+    """How news spreads (SWIM, section 4)."""
+
+    gossip_interval: float = attrs.field(default=0.2, validator=_between(0.01, 10))
+    """Seconds between gossip rounds while there is news; silent otherwise. Shorter spreads faster and sends more."""
+    gossip_fanout: int = attrs.field(default=3, validator=_between(1, 16))
+    """How many nodes each round goes to."""
+    transmit_multiplier: int = attrs.field(default=4, validator=_between(1, 16))
+    """A node sends one update ``max(8, transmit_multiplier * ceil(log10(N + 1)))`` times, N being the cluster size."""
+    sync_interval: float = attrs.field(default=30.0, validator=_between(1, 3600))
+    """Seconds between full exchanges of state with one random node; repairs what gossip missed."""
+    heal_interval: float = attrs.field(default=10.0, validator=_between(0.5, 3600))
+    """Seconds between attempts to reach a seed or a failed node again, for ever: this is what ends a partition."""
+    dead_reap_after: float = attrs.field(default=86400.0, validator=_between(10, 31536000))
+    """Seconds a failed or departed node is remembered, so that old news cannot revive it."""
+    max_members: int = attrs.field(default=100_000, validator=_between(2, 10_000_000))
+    """More records than this are not taken in: bounds the memory a misbehaving member can make others hold."""
+
+
+@attrs.frozen(kw_only=True)
+class DetectorConfig:
+    """How a silent node is told from a slow one (SWIM, section 4.2; Lifeguard; Hayashibara's phi)."""
+
+    probe_interval: float = attrs.field(default=1.0, validator=_between(0.05, 60))
+    """Seconds between probes: each node probes one other per interval, whatever the cluster's size."""
+    indirect_probes: int = attrs.field(default=3, validator=_between(0, 16))
+    """How many other nodes are asked to probe a node that did not answer."""
+    pause_tolerance: float = attrs.field(default=5.0, validator=_between(0.1, 120))
+    """A node that stops for up to this long (garbage collection, SIGSTOP) and comes back is never declared failed."""
+    suspicion_phi: float = attrs.field(default=2.0, validator=_between(0.5, 16))
+    """Evidence of one observer at which it suspects: 2 is one chance in a hundred that the silence means nothing."""
+    conviction_phi: float = attrs.field(default=8.0, validator=_between(1, 32))
+    """Joint evidence at which a suspect is declared failed, before the term that grows with the cluster's size."""
+
+
+@attrs.frozen(kw_only=True)
+class RpcConfig:
+    """Limits of the RPC layer; all are enforced before anything is decoded."""
+
+    max_message_bytes: int = attrs.field(default=4 << 20, validator=_between(1024, 1 << 30))
+    """The largest encoded request or result."""
+    max_metadata_bytes: int = attrs.field(default=8 << 10, validator=_between(0, 1 << 20))
+    """The largest encoded metadata of a call."""
+    max_depth: int = attrs.field(default=64, validator=_between(4, 500))
+    """How deep values may nest."""
+    lane_limit_bytes: int = attrs.field(default=16 << 10, validator=_between(256, 1 << 20))
+    """A call with a larger body has a QUIC stream of its own, so that nothing small waits behind it."""
+    lanes: int = attrs.field(default=4, validator=_between(1, 64))
+    """How many long-lived streams carry the small calls of one connection."""
+    max_calls_per_connection: int = attrs.field(default=1024, validator=_between(1, 1_000_000))
+    """Calls one peer may have in flight here; it is told so, and keeps the rest waiting on its side."""
+    max_connections: int = attrs.field(default=4096, validator=_between(1, 1_000_000))
+    """Connections that others may open to this node."""
+    max_unauthenticated: int = attrs.field(default=256, validator=_between(1, 1_000_000))
+    """Connections in mid-handshake; the newest is refused beyond that."""
+    send_watermark_bytes: int = attrs.field(default=4 << 20, validator=_between(65536, 1 << 30))
+    """A sender waits while more than this is unacknowledged on one connection."""
+    connect_timeout: float = attrs.field(default=5.0, validator=_between(0.05, 300))
+    """Seconds for the handshake of a new connection."""
+    idle_timeout: float = attrs.field(default=60.0, validator=_between(1, 3600))
+    """Seconds after which a connection without traffic is closed; calls in flight keep it alive."""
+
+
+@attrs.frozen(kw_only=True)
+class SupervisionConfig:
+    """When a failing task of a node ends the node."""
+
+    max_restarts: int = attrs.field(default=3, validator=_between(0, 1000))
+    """More restarts of one task than this within ``restart_window`` end the node with ``NodeCrashed``."""
+    restart_window: float = attrs.field(default=60.0, validator=_between(0.1, 86400))
+    """Seconds over which restarts are counted."""
+    inbox_size: int = attrs.field(default=4096, validator=_between(16, 1_000_000))
+    """Events that may wait for one task; beyond that they are merged per node and counted."""
+    subscription_size: int = attrs.field(default=1000, validator=_between(1, 1_000_000))
+    """Events that may wait for one subscriber; beyond that they are merged per node and counted."""
+
+
+@attrs.frozen(kw_only=True)
+class NodeConfig:
+    """All settings of a node."""
+
+    gossip: GossipConfig = attrs.field(factory=GossipConfig)
+    """How news spreads."""
+    detector: DetectorConfig = attrs.field(factory=DetectorConfig)
+    """How failures are detected."""
+    rpc: RpcConfig = attrs.field(factory=RpcConfig)
+    """Limits of the RPC layer."""
+    supervision: SupervisionConfig = attrs.field(factory=SupervisionConfig)
+    """When a failing task ends the node."""
+    join: Literal["required", "background"] = attrs.field(default="required")
+    """``"required"``: entering fails with ``JoinError`` when no seed answers. ``"background"``: keep trying."""
+    join_timeout: float = attrs.field(default=10.0, validator=_between(0.05, 3600))
+    """Seconds within which one seed must have answered."""
+    drain_timeout: float = attrs.field(default=10.0, validator=_between(0, 3600))
+    """Seconds that running handlers get to finish when the node leaves."""
+    leave_timeout: float = attrs.field(default=2.0, validator=_between(0, 60))
+    """Seconds for spreading the goodbye."""
+
+    def __attrs_post_init__(self) -> None:
+        """Check the fields against each other."""
+        if self.join not in ("required", "background"):
+            raise ConfigError(f"NodeConfig.join = {self.join!r}: must be 'required' or 'background'")
+        if self.detector.pause_tolerance < self.detector.probe_interval:
+            raise ConfigError(
+                f"DetectorConfig.pause_tolerance = {self.detector.pause_tolerance}: must not be below "
+                f"probe_interval = {self.detector.probe_interval}"
+            )
+        if self.rpc.lane_limit_bytes > self.rpc.max_message_bytes:
+            raise ConfigError(
+                f"RpcConfig.lane_limit_bytes = {self.rpc.lane_limit_bytes}: must not be above "
+                f"max_message_bytes = {self.rpc.max_message_bytes}"
+            )
+
+    @classmethod
+    def local(cls) -> NodeConfig:
+        """Return the profile for processes on one machine: fast, and tolerant of pauses of two seconds."""
+        return cls(
+            gossip=GossipConfig(gossip_interval=0.1, sync_interval=15.0, heal_interval=5.0),
+            detector=DetectorConfig(probe_interval=0.5, pause_tolerance=2.0),
+        )
+
+    @classmethod
+    def lan(cls) -> NodeConfig:
+        """Return the profile for one data centre; this is the default."""
+        return cls()
+
+    @classmethod
+    def wan(cls) -> NodeConfig:
+        """Return the profile for nodes with an ocean between them."""
+        return cls(
+            gossip=GossipConfig(gossip_interval=0.5, gossip_fanout=4, sync_interval=60.0),
+            detector=DetectorConfig(probe_interval=3.0, indirect_probes=4, pause_tolerance=10.0),
+        )

@@ -1,0 +1,267 @@
+"""Every error that rpcnet raises on purpose.
+
+The rules of this file:
+
+* :class:`RpcNetError` is the root. Whatever rpcnet raises itself derives from it.
+* A call ends with a result or with one :class:`StatusError`. The status codes are gRPC's, each code is a class, and a
+  handler raises the same classes that its caller catches.
+* Each class says when it is raised, whether a retry is safe, and whether anything can have changed.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "CallCancelled",
+    "ConfigError",
+    "DataLoss",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "Internal",
+    "InvalidArgument",
+    "JoinError",
+    "NameConflict",
+    "NoWorkers",
+    "NodeCrashed",
+    "NotFound",
+    "OutOfRange",
+    "PermissionDenied",
+    "ProtocolError",
+    "ResourceExhausted",
+    "RpcNetError",
+    "SecurityError",
+    "Status",
+    "StatusError",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "Unknown",
+    "VersionMismatch",
+    "error_for_status",
+]
+
+
+class RpcNetError(Exception):
+    """The root of every error that rpcnet raises on purpose."""
+
+
+class Status(enum.IntEnum):
+    """The outcome of a call, with gRPC's numbers."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class StatusError(RpcNetError):
+    """A call that ended with a status other than OK.
+
+    Args:
+        message: what happened, for a person to read.
+        call_id: the id under which the server logged the failure, when it logged one.
+        never_ran: True when no handler can have run, so that repeating the call is safe whatever it does.
+    """
+
+    status: ClassVar[Status] = Status.UNKNOWN
+
+    def __init__(self, message: str = "", *, call_id: str | None = None, never_ran: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.call_id = call_id
+        self.never_ran = never_ran
+
+    def __str__(self) -> str:
+        """Return the message, with the call id behind it when there is one."""
+        return f"{self.message} [call {self.call_id}]" if self.call_id else self.message
+
+
+class CallCancelled(StatusError):
+    """The call was cancelled on the server. The handler may have run in part; retry if idempotent."""
+
+    status = Status.CANCELLED
+
+
+class Unknown(StatusError):
+    """The server answered with a status that this version does not know. The handler may have run."""
+
+    status = Status.UNKNOWN
+
+
+class InvalidArgument(StatusError):
+    """An argument is wrong whatever the state of the system; the message names it. A retry fails again; nothing ran."""
+
+    status = Status.INVALID_ARGUMENT
+
+
+class DeadlineExceeded(StatusError):
+    """The deadline passed before the call was done. The handler was cancelled and may have run in part."""
+
+    status = Status.DEADLINE_EXCEEDED
+
+
+class NotFound(StatusError):
+    """Raised by a handler for something that does not exist. A retry fails again unless somebody creates it."""
+
+    status = Status.NOT_FOUND
+
+
+class AlreadyExists(StatusError):
+    """Raised by a handler for something that exists already. A retry fails again; nothing changed."""
+
+    status = Status.ALREADY_EXISTS
+
+
+class PermissionDenied(StatusError):
+    """The caller is known and may not do this. A retry fails again; nothing ran."""
+
+    status = Status.PERMISSION_DENIED
+
+
+class ResourceExhausted(StatusError):
+    """A limit was reached; the message names it with both numbers. Retry later; if it is rpcnet's own, nothing ran."""
+
+    status = Status.RESOURCE_EXHAUSTED
+
+
+class FailedPrecondition(StatusError):
+    """Raised by a handler when the state of the system forbids the operation. Retry after the state has changed."""
+
+    status = Status.FAILED_PRECONDITION
+
+
+class Aborted(StatusError):
+    """Raised by a handler that lost a race and changed nothing. Retry the whole read-modify-write."""
+
+    status = Status.ABORTED
+
+
+class OutOfRange(StatusError):
+    """Raised by a handler for a position past the end. A retry fails again until there is more."""
+
+    status = Status.OUT_OF_RANGE
+
+
+class Unimplemented(StatusError):
+    """The server has no such service or method. A retry on the same node fails again; nothing ran."""
+
+    status = Status.UNIMPLEMENTED
+
+
+class Internal(StatusError):
+    """A handler raised something undeclared. The traceback is in the server's log under ``call_id``; it ran in part."""
+
+    status = Status.INTERNAL
+
+
+class Unavailable(StatusError):
+    """The node cannot be reached, is draining or was lost in mid-call.
+
+    ``never_ran`` says whether the call can have reached a handler. When it is True a retry elsewhere is always safe,
+    otherwise only for idempotent methods.
+    """
+
+    status = Status.UNAVAILABLE
+
+
+class DataLoss(StatusError):
+    """Raised by a handler for data that is gone or damaged. A retry fails again."""
+
+    status = Status.DATA_LOSS
+
+
+class Unauthenticated(StatusError):
+    """One side did not prove who it is; the message says what was missing. A retry fails again; nothing ran."""
+
+    status = Status.UNAUTHENTICATED
+
+
+_BY_STATUS: dict[int, type[StatusError]] = {
+    kind.status: kind
+    for kind in (
+        CallCancelled,
+        Unknown,
+        InvalidArgument,
+        DeadlineExceeded,
+        NotFound,
+        AlreadyExists,
+        PermissionDenied,
+        ResourceExhausted,
+        FailedPrecondition,
+        Aborted,
+        OutOfRange,
+        Unimplemented,
+        Internal,
+        Unavailable,
+        DataLoss,
+        Unauthenticated,
+    )
+}
+
+
+def error_for_status(status: int, message: str, *, call_id: str | None = None, never_ran: bool = False) -> StatusError:
+    """Build the error class that stands for a status number; an unknown number gives :class:`Unknown`."""
+    kind = _BY_STATUS.get(status)
+    if kind is None:
+        return Unknown(f"status {status}: {message}", call_id=call_id, never_ran=never_ran)
+    return kind(message, call_id=call_id, never_ran=never_ran)
+
+
+class ConfigError(RpcNetError, ValueError):
+    """A setting, an address or a selector is wrong; the message names field, value and rule. Nothing changed."""
+
+
+class SecurityError(RpcNetError):
+    """The security settings do not permit this, or key material is unusable. Nothing was sent."""
+
+
+class JoinError(RpcNetError):
+    """No seed could be joined within ``join_timeout``; the message lists every seed with what it answered.
+
+    Attributes:
+        answers: what each seed answered, by seed.
+    """
+
+    def __init__(self, message: str, answers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.answers = dict(answers or {})
+
+
+class NameConflict(RpcNetError):
+    """Another live node of the cluster has this node's name. This node did not join; the other one noticed nothing."""
+
+
+class NodeCrashed(RpcNetError):
+    """A part of a node failed more often than its supervisor allows; the cause is the group of what it raised.
+
+    Calls in flight were ended with :class:`Unavailable`; the rest of the cluster was told that the node left.
+    """
+
+
+class NoWorkers(RpcNetError):
+    """No live node serves what was asked for under that selector. Nothing was sent; retry when one has joined."""
+
+
+class VersionMismatch(RpcNetError):
+    """Two nodes share no protocol version; the message names both ranges. The connection was closed; nothing ran."""
+
+
+class ProtocolError(RpcNetError):
+    """A peer broke the wire protocol; the message names the frame. That connection was closed, no other was touched."""
