@@ -1,0 +1,1 @@
+"""The command line: ``rpcnet``, or ``python -m rpcnet``. Needs the extra ``cli``."""
