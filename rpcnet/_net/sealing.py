@@ -1,0 +1,211 @@
+"""Sealed membership datagrams: encrypted, authenticated, bound to one cluster, and useless when replayed.
+
+The rules of this file:
+
+* A datagram is a header of 20 bytes, the ciphertext and a tag of 16 bytes, 1200 bytes at most. The header says type
+  (1), key id (1), cluster (4), the sender's salt (8) and a counter (6); it is authenticated with the payload.
+* The key of a sender is HKDF-SHA256(cluster key, salt) and the nonce is the counter. The salt is random per start of a
+  node, so a nonce never repeats under one key, and whoever has the cluster key opens a sender it never heard of.
+* Per salt, counters that were seen or lie 64 or more behind the highest are refused (the window of RFC 4303, 3.4.3).
+* What does not open changes nothing and raises nothing: one counter per reason. A sender is remembered only after a
+  datagram of it has opened, so that forgeries push nobody out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import attrs
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from .ports import SAFE_DATAGRAM_BYTES
+
+__all__ = ["MAX_PAYLOAD_BYTES", "SALT_BYTES", "SEALED_TYPES", "GossipKey", "Sealer", "SealingStatistics"]
+
+SEALED_TYPES = range(0x20, 0x40)
+"""The first bytes that QUIC leaves to others on the same port (RFC 9443)."""
+SALT_BYTES = 8
+"""The size of a sender's salt."""
+
+_TYPE_SEALED = 0x20
+_HEADER = struct.Struct(">BB4s8sHI")
+_HEADER_BYTES = _HEADER.size
+_TAG_BYTES = 16
+_KEY_BYTES = 16
+_COUNTER_BYTES = 6
+_NONCE_PREFIX = bytes(12 - _COUNTER_BYTES)
+_WINDOW = 64
+_WINDOW_MASK = (1 << _WINDOW) - 1
+
+MAX_PAYLOAD_BYTES = SAFE_DATAGRAM_BYTES - _HEADER_BYTES - _TAG_BYTES
+"""The largest payload that fits into one sealed datagram."""
+
+
+@attrs.frozen
+class GossipKey:
+    """A key that every node of the cluster has."""
+
+    key_id: int
+    """Stands in the header, so that several keys can live side by side during a rotation."""
+    secret: bytes = attrs.field(repr=False)
+    """32 bytes."""
+
+
+@attrs.frozen
+class SealingStatistics:
+    """Counters of a sealer, one per reason of refusal."""
+
+    sealed: int
+    """Datagrams sealed."""
+    opened: int
+    """Datagrams opened."""
+    malformed: int
+    """Too short, or of a type that is not known."""
+    too_long: int
+    """Longer than any datagram of membership may be."""
+    foreign_cluster: int
+    """Of another cluster."""
+    own: int
+    """Sent by this node itself."""
+    unknown_key: int
+    """Sealed with a key that this node does not have."""
+    forged: int
+    """Tag and content do not fit."""
+    replayed: int
+    """Seen before, or too old to tell."""
+
+
+@attrs.define(eq=False)
+class _Sender:
+    """What is known of one salt: its derived keys, and which counters were seen."""
+
+    aeads: dict[int, AESGCM] = attrs.field(factory=dict)
+    highest: int = -1
+    seen: int = 0
+
+    def is_replay(self, counter: int) -> bool:
+        behind = self.highest - counter
+        return behind >= 0 and (behind >= _WINDOW or bool(self.seen >> behind & 1))
+
+    def accept(self, counter: int) -> None:
+        ahead = counter - self.highest
+        if ahead > 0:
+            self.seen = (self.seen << min(ahead, _WINDOW) | 1) & _WINDOW_MASK
+            self.highest = counter
+        else:
+            self.seen |= 1 << -ahead
+
+
+class Sealer:
+    """Seals this node's membership datagrams and opens those of others.
+
+    Args:
+        cluster: the name of the cluster; datagrams of any other do not open.
+        keys: the live keys; the first one seals.
+        salt: 8 bytes, random for every start of a node.
+        max_senders: how many other senders are remembered with their replay windows; the least recent is forgotten.
+            Should not be below the size of the cluster: a forgotten sender's old datagrams open once more.
+    """
+
+    def __init__(self, cluster: str, keys: Sequence[GossipKey], salt: bytes, *, max_senders: int = 16384) -> None:
+        if len(salt) != SALT_BYTES:
+            raise ValueError(f"a salt has {SALT_BYTES} bytes, not {len(salt)}")
+        if not keys:
+            raise ValueError("a sealer needs a key")
+        self._cluster = hashlib.blake2b(cluster.encode(), digest_size=4, person=b"rpcnet cluster").digest()
+        self._keys = {key.key_id: key for key in keys}
+        self._salt = salt
+        self._sealing_key_id = keys[0].key_id
+        self._sealing = self._derive(self._sealing_key_id, salt)
+        self._counter = 0
+        self._max_senders = max_senders
+        self._senders: OrderedDict[bytes, _Sender] = OrderedDict()
+        self._opened = self._malformed = self._too_long = self._foreign = self._own = 0
+        self._unknown_key = self._forged = self._replayed = 0
+
+    def seal(self, payload: bytes) -> bytes:
+        """Return a datagram that carries ``payload``.
+
+        Raises:
+            ValueError: if the payload is larger than ``MAX_PAYLOAD_BYTES``.
+        """
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a sealed datagram carries at most {MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
+        self._counter = counter = self._counter + 1
+        header = _HEADER.pack(
+            _TYPE_SEALED, self._sealing_key_id, self._cluster, self._salt, counter >> 32, counter & 0xFFFFFFFF
+        )
+        return header + self._sealing.encrypt(_NONCE_PREFIX + header[-_COUNTER_BYTES:], payload, header)
+
+    def open(self, datagram: bytes) -> bytes | None:
+        """Return the payload of a datagram; None, and one counter more, for whatever does not open. Never raises."""
+        size = len(datagram)
+        if size < _HEADER_BYTES + _TAG_BYTES or datagram[0] != _TYPE_SEALED:
+            self._malformed += 1
+            return None
+        if size > SAFE_DATAGRAM_BYTES:
+            self._too_long += 1
+            return None
+        _, key_id, cluster, salt, high, low = _HEADER.unpack_from(datagram)
+        if cluster != self._cluster:
+            self._foreign += 1
+            return None
+        if salt == self._salt:
+            self._own += 1
+            return None
+        if key_id not in self._keys:
+            self._unknown_key += 1
+            return None
+        return self._open(datagram, key_id, salt, high << 32 | low)
+
+    def statistics(self) -> SealingStatistics:
+        """Return the counters."""
+        return SealingStatistics(
+            sealed=self._counter,
+            opened=self._opened,
+            malformed=self._malformed,
+            too_long=self._too_long,
+            foreign_cluster=self._foreign,
+            own=self._own,
+            unknown_key=self._unknown_key,
+            forged=self._forged,
+            replayed=self._replayed,
+        )
+
+    def _open(self, datagram: bytes, key_id: int, salt: bytes, counter: int) -> bytes | None:
+        known = self._senders.get(salt)
+        sender = known or _Sender()
+        if sender.is_replay(counter):
+            self._replayed += 1
+            return None
+        aead = sender.aeads.get(key_id) or self._derive(key_id, salt)
+        header = datagram[:_HEADER_BYTES]
+        try:
+            payload = aead.decrypt(_NONCE_PREFIX + header[-_COUNTER_BYTES:], datagram[_HEADER_BYTES:], header)
+        except InvalidTag:
+            self._forged += 1
+            return None
+        sender.accept(counter)
+        sender.aeads[key_id] = aead
+        if known is None:
+            self._remember(salt, sender)
+        else:
+            self._senders.move_to_end(salt)
+        self._opened += 1
+        return payload
+
+    def _remember(self, salt: bytes, sender: _Sender) -> None:
+        self._senders[salt] = sender
+        if len(self._senders) > self._max_senders:
+            self._senders.popitem(last=False)
+
+    def _derive(self, key_id: int, salt: bytes) -> AESGCM:
+        info = b"rpcnet membership datagram v1 " + self._cluster
+        hkdf = HKDF(algorithm=hashes.SHA256(), length=_KEY_BYTES, salt=salt, info=info)
+        return AESGCM(hkdf.derive(self._keys[key_id].secret))

@@ -1,0 +1,116 @@
+"""Secrets: how strong one must be, and the file that keeps the one of this user.
+
+The rules of this file:
+
+* A secret needs 128 bits. They are estimated from what can be seen: length times the size of the alphabet in use, a
+  repeated pattern counting once, and at least eight different characters.
+* The user's file appears whole or not at all: it is written beside its place and linked into it, and whoever comes
+  second takes what the first one made.
+* A file that others may read, that belongs to somebody else or that is no plain file is refused, never mended.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import stat
+import string
+from pathlib import Path
+
+from ..errors import SecurityError
+
+__all__ = ["check_strength", "read_or_create_secret", "secret_path"]
+
+_NEEDED_BITS = 128
+_NEEDED_KINDS = 8
+_MAX_FILE_BYTES = 4096
+_ADVICE = 'use what `python -c "import secrets; print(secrets.token_urlsafe(32))"` prints'
+_ALPHABETS = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
+_OTHER_CHARACTERS = 33
+
+
+def check_strength(secret: str | bytes, what: str) -> bytes:
+    """Return a secret as bytes.
+
+    Args:
+        secret: text, or bytes.
+        what: how errors call it; they never show it.
+
+    Raises:
+        SecurityError: if its entropy is estimated below 16 bytes.
+    """
+    if not isinstance(secret, (str, bytes)):
+        raise SecurityError(f"{what} must be str or bytes, not {type(secret).__name__}")
+    material = secret.encode() if isinstance(secret, str) else bytes(secret)
+    once = material[: (material + material).find(material, 1)] if material else b""
+    if len(set(once)) < _NEEDED_KINDS or _bits(once) < _NEEDED_BITS:
+        raise SecurityError(f"{what} is too weak: it must have at least 16 bytes of entropy; {_ADVICE}")
+    return material
+
+
+def _bits(material: bytes) -> float:
+    try:
+        text = material.decode()
+    except UnicodeDecodeError:
+        return 8.0 * len(material)
+    if not text.isprintable():
+        return 8.0 * len(material)
+    if all(character in string.hexdigits for character in text):
+        return 4.0 * len(text)
+    used = [alphabet for alphabet in _ALPHABETS if any(character in alphabet for character in text)]
+    plain = all(any(character in alphabet for alphabet in used) for character in text)
+    size = sum(map(len, used)) + (0 if plain else _OTHER_CHARACTERS)
+    return math.log2(size) * len(text)
+
+
+def secret_path() -> Path:
+    """Return where this user's secret is kept."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    directory = Path(base) if base.startswith("/") else Path.home() / ".local" / "share"
+    return directory / "rpcnet" / "secret"
+
+
+def read_or_create_secret(path: Path | None = None) -> bytes:
+    """Return this user's secret, creating it if there is none.
+
+    Raises:
+        SecurityError: if it cannot be read or created, or if others can read it; the message names the file.
+    """
+    place = secret_path() if path is None else path
+    try:
+        if not os.path.lexists(place):
+            _create(place)
+        return check_strength(_read(place), f"the secret in {place}")
+    except OSError as error:
+        raise SecurityError(f"secret file {place}: {error.strerror or error}") from error
+
+
+def _create(place: Path) -> None:
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = place.with_name(f"{place.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, place)
+        except FileExistsError:
+            return  # another process was first; its secret is the one
+    finally:
+        draft.unlink()
+
+
+def _read(place: Path) -> bytes:
+    descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise SecurityError(f"secret file {place}: must be a plain file")
+        if about.st_uid != os.geteuid():
+            raise SecurityError(f"secret file {place}: must belong to the user who runs this process")
+        if about.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise SecurityError(f"secret file {place}: must not be accessible to others; run `chmod 600 {place}`")
+        return file.read(_MAX_FILE_BYTES).strip()
