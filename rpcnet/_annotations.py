@@ -19,14 +19,29 @@ import enum
 import types
 import typing
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
 
 from .errors import ConfigError
 
-__all__ = ["Description", "Form", "Unsupported", "check_annotation", "class_fields", "describe", "parts"]
+__all__ = [
+    "LEAF_TYPES",
+    "PLAIN_TYPES",
+    "Description",
+    "Form",
+    "Unsupported",
+    "check_annotation",
+    "class_fields",
+    "describe",
+    "parts",
+    "runtime_types",
+    "show",
+    "strip",
+    "union_tags",
+    "wire_types",
+]
 
 
 class Form(enum.Enum):
@@ -193,7 +208,37 @@ def _describe_union(annotation: Any) -> Description:
                 other = claimed[runtime]
                 raise Unsupported(f"{show(other)} and {show(member)} cannot be told apart: both are {runtime.__name__}")
             claimed[runtime] = member
+    tags = union_tags(flat)
+    if len(set(tags.values())) < len(tags):
+        raise Unsupported("two of its members have the same name")
     return Description(Form.UNION, annotation, tuple(flat))
+
+
+def union_tags(members: Sequence[Any]) -> dict[Any, str]:
+    """Return the name that each member of a union travels under; empty when CBOR's own types tell them apart."""
+    kinds = [kind for member in members for kind in wire_types(member)]
+    if len(kinds) == len(set(kinds)):
+        return {}
+    named = [member for member in members if member is not type(None)]
+    return {member: getattr(describe(member).type, "__name__", "Literal") for member in named}
+
+
+def wire_types(annotation: Any) -> tuple[type, ...]:
+    """Return the types that values of an annotation have between packing and unpacking."""
+    described = describe(annotation)
+    match described.form:
+        case Form.PLAIN:
+            return (described.type,)
+        case Form.LEAF:
+            return (bytes,) if described.type is uuid.UUID else (str,)
+        case Form.ENUM:
+            return tuple({type(member.value): None for member in described.type.__members__.values()})
+        case Form.LITERAL:
+            return runtime_types(annotation)
+        case Form.CLASS | Form.DICT:
+            return (dict,)
+        case _:
+            return (list,)
 
 
 def runtime_types(annotation: Any) -> tuple[type, ...]:
@@ -275,6 +320,8 @@ def _walk(where: str, annotation: Any, seen: dict[Any, None]) -> Iterator[tuple[
     elif described.form is not Form.LITERAL:
         if described.form is Form.DICT:
             _check_key(where, described.arguments[0])
+        if described.form is Form.SET:
+            _check_hashable(where, described.arguments[0])
         for inner in described.arguments:
             yield from _walk(where, inner, seen)
 
@@ -286,3 +333,15 @@ def _check_key(where: str, key: Any) -> None:
         return  # the walk reaches it next and says why
     if form not in _KEY_FORMS or strip(key) is type(None):
         raise ConfigError(f"{where}: {show(key)} is not supported: a dict's key must be a scalar")
+
+
+def _check_hashable(where: str, element: Any) -> None:
+    try:
+        described = describe(element)
+    except Unsupported:
+        return  # as above
+    if described.form in (Form.TUPLE, Form.RUN, Form.UNION):
+        for argument in described.arguments:
+            _check_hashable(where, argument)
+    elif described.form is Form.ANY or getattr(described.type, "__hash__", None) is None:
+        raise ConfigError(f"{where}: {show(element)} is not supported: the elements of a set must be hashable")
