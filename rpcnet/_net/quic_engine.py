@@ -1,0 +1,306 @@
+"""The QUIC engine: aioquic, and the little that we need of it beyond its public interface.
+
+The rules of this file:
+
+* aioquic is imported here and nowhere else, and its private names are used here and nowhere else. The tests of this
+  file fail loudly when one of them changes its meaning.
+* Client certificates are asked for by a private switch, and the engine checks of them only that the peer holds the key
+  (RFC 8446, 4.4.3). It checks nothing of the server's either (``CERT_NONE``). So nothing that a connection receives may
+  be looked at before :attr:`Engine.peer_certificates` has been verified.
+* Streams are served in an order that follows from their numbers, never from where an object lies in memory, so that
+  simulated runs repeat.
+* A peer that has proved nothing can make a connection hold 32 KiB of handshake per direction, not the engine's 512.
+"""
+
+# ruff: noqa: SLF001 - this is the one file that knows the private names of the engine
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+from aioquic import tls
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicConnectionState, QuicReceiveContext
+from aioquic.quic.events import (
+    ConnectionIdRetired,
+    HandshakeCompleted,
+    StopSendingReceived,
+    StreamDataReceived,
+    StreamReset,
+)
+from aioquic.quic.packet import (
+    QuicErrorCode,
+    QuicProtocolVersion,
+    encode_quic_version_negotiation,
+)
+from aioquic.quic.rangeset import RangeSet
+from aioquic.quic.stream import QuicStream
+from cryptography import x509
+
+from .identity import Credentials
+
+if TYPE_CHECKING:
+    from aioquic._buffer import Buffer
+
+__all__ = [
+    "ALPN",
+    "CID_BYTES",
+    "IDLE_MESSAGE",
+    "VERSION",
+    "Configuration",
+    "ConnectionIdRetired",
+    "Ended",
+    "Engine",
+    "HandshakeCompleted",
+    "StopSendingReceived",
+    "StreamDataReceived",
+    "StreamReset",
+    "configure",
+    "tls_alert_name",
+    "version_negotiation",
+]
+
+ALPN = "rpcnet/1"
+CID_BYTES = 8
+IDLE_MESSAGE = "Idle timeout"
+"""What the engine says when nothing was heard for the idle timeout."""
+VERSION: int = QuicProtocolVersion.VERSION_1
+
+Configuration = QuicConfiguration
+"""The engine's settings, from :func:`configure`."""
+
+_MAX_HANDSHAKE_BYTES = 32 << 10
+_CIPHERS = [
+    tls.CipherSuite.AES_128_GCM_SHA256,  # half the cost of AES-256 where the CPU has AES
+    tls.CipherSuite.AES_256_GCM_SHA384,
+    tls.CipherSuite.CHACHA20_POLY1305_SHA256,
+]
+_CRYPTO_ERRORS = range(QuicErrorCode.CRYPTO_ERROR, QuicErrorCode.CRYPTO_ERROR + 0x100)
+
+_engine_log = logging.getLogger("quic")
+if _engine_log.level == logging.NOTSET:
+    _engine_log.setLevel(logging.ERROR)  # below that it logs a line for every packet that anybody sends it
+
+
+@attrs.frozen
+class Ended:
+    """How a connection ended, in the engine's terms."""
+
+    code: int
+    """A QUIC error code, or the application's own."""
+    is_application: bool
+    """Whether the code is the application's own."""
+    message: str
+    """The reason phrase."""
+    by_peer: bool
+    """Whether the peer closed it."""
+    is_silent: bool
+    """Whether it ended without a word to the peer: nothing was heard for too long, or there is no way to it."""
+
+
+class _OrderedStream(QuicStream):
+    """A stream whose place in a set follows from its number."""
+
+    def __hash__(self) -> int:
+        return self.stream_id or 0
+
+
+class _StreamTable(dict[int, QuicStream]):
+    """The engine's table of streams; the engine puts them into sets, so each gets a hash that repeats."""
+
+    def __setitem__(self, stream_id: int, stream: QuicStream) -> None:
+        stream.__class__ = _OrderedStream
+        super().__setitem__(stream_id, stream)
+
+
+class Engine(QuicConnection):
+    """One QUIC connection, sans-IO: aioquic's five verbs, and what the rest of rpcnet asks besides.
+
+    Args:
+        configuration: from :func:`configure`.
+        route: called with every connection id that datagrams to this connection may carry.
+        original_destination: on a server, the connection id that the client chose for its first packet.
+    """
+
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        route: Callable[[bytes], None],
+        *,
+        original_destination: bytes | None = None,
+    ) -> None:
+        super().__init__(configuration=configuration, original_destination_connection_id=original_destination)
+        self.ended: Ended | None = None
+        """Set once, at the moment when nothing more can be sent or received."""
+        self._route = route
+        self._streams = _StreamTable()
+        route(self.host_cid)
+
+    # --- what the rest of rpcnet asks
+
+    @property
+    def heard_nothing(self) -> bool:
+        """Whether no packet has been authentic so far."""
+        return self._state is QuicConnectionState.FIRSTFLIGHT
+
+    @property
+    def peer_certificates(self) -> tuple[x509.Certificate | None, list[x509.Certificate]]:
+        """What the peer proved to hold the key of, and what it sent besides; unverified."""
+        return self.tls._peer_certificate, self.tls._peer_certificate_chain
+
+    @property
+    def connection_ids(self) -> list[bytes]:
+        """Every connection id that datagrams to this connection may carry now, but for the client's first."""
+        return [issued.cid for issued in self._host_cids]
+
+    @property
+    def paced_until(self) -> float | None:
+        """When the pacer lets more out; None if it holds nothing back."""
+        return self._pacing_at
+
+    @property
+    def smoothed_rtt(self) -> float:
+        """Seconds to the peer and back; 0.0 before the first measurement."""
+        return self._loss._rtt_smoothed
+
+    @property
+    def congestion_window(self) -> int:
+        """Bytes that may be on their way."""
+        return self._loss.congestion_window
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes that are on their way."""
+        return self._loss.bytes_in_flight
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """What was written to streams and not acknowledged, whether sent or not."""
+        return sum(s.sender._buffer_stop - s.sender._buffer_start for s in self._streams.values())
+
+    @property
+    def open_streams(self) -> int:
+        """Streams of both sides that have not ended in both directions."""
+        return len(self._streams)
+
+    def open_stream(self, *, unidirectional: bool) -> int | None:
+        """Open a stream; None when the peer allows no more at the moment."""
+        stream_id = self.get_next_available_stream_id(is_unidirectional=unidirectional)
+        limit = self._remote_max_streams_uni if unidirectional else self._remote_max_streams_bidi
+        if stream_id // 4 >= limit:
+            return None
+        self.send_stream_data(stream_id, b"")
+        return stream_id
+
+    def write(self, stream_id: int, data: bytes, *, end: bool) -> bool:
+        """Write to a stream; False, and nothing happens, if it was reset, stopped or finished."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.sender._reset_error_code is not None:
+            return False
+        stream.sender.write(data, end)
+        return True
+
+    def abandon(self, stream_id: int, code: int) -> None:
+        """Reset the sending half of a stream, if it has one that is open, and free what it holds."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and self._stream_can_send(stream_id):
+            stream.sender.reset(code)
+            self.free(stream_id)
+
+    def free(self, stream_id: int) -> None:
+        """Free what a stream holds that was reset, by us or at the peer's wish."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.sender._reset_error_code is not None:
+            sender = stream.sender
+            sender._buffer.clear()
+            sender._buffer_start = sender._buffer_stop
+            sender._pending = RangeSet()
+
+    def refuse(self, stream_id: int, code: int) -> None:
+        """Ask the peer to send no more on a stream, if it still may."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and not stream.receiver.is_finished and self._stream_can_receive(stream_id):
+            stream.receiver.stop(code)
+
+    # --- where the engine is made to behave
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self.tls._request_client_certificate = not self._is_client
+        self.tls._supported_groups = [tls.Group.X25519]  # else every dial makes four key pairs
+
+    def _replenish_connection_ids(self) -> None:
+        super()._replenish_connection_ids()
+        for connection_id in self.connection_ids:
+            self._route(connection_id)
+
+    def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        end = buf.pull_uint_var() + buf.pull_uint_var()
+        if end > _MAX_HANDSHAKE_BYTES:
+            raise QuicConnectionError(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, "the handshake is too long")
+        buf.seek(start)
+        super()._handle_crypto_frame(context, frame_type, buf)
+
+    def _close_begin(self, is_initiator: bool, now: float) -> None:  # noqa: FBT001 - aioquic's signature
+        super()._close_begin(is_initiator, now)
+        self._end(by_peer=not is_initiator, is_silent=False)
+
+    def _close_end(self) -> None:
+        super()._close_end()
+        self._end(by_peer=False, is_silent=True)
+
+    def _end(self, *, by_peer: bool, is_silent: bool) -> None:
+        event = self._close_event
+        if self.ended is None and event is not None:
+            is_application = event.frame_type is None
+            self.ended = Ended(event.error_code, is_application, event.reason_phrase, by_peer, is_silent)
+
+
+def configure(
+    credentials: Credentials, *, is_client: bool, max_datagram_bytes: int, window_bytes: int, idle_timeout: float
+) -> QuicConfiguration:
+    """Return the engine's settings for new connections.
+
+    Args:
+        credentials: what this side shows the other.
+        is_client: whether this side dials.
+        max_datagram_bytes: the largest datagram it sends.
+        window_bytes: what it takes before it has to grant more, per stream and in total.
+        idle_timeout: seconds of silence after which the connection is gone.
+    """
+    return QuicConfiguration(
+        alpn_protocols=[ALPN],
+        certificate=credentials.certificate,
+        cipher_suites=_CIPHERS,
+        connection_id_length=CID_BYTES,
+        idle_timeout=idle_timeout,
+        is_client=is_client,
+        max_data=window_bytes,
+        max_datagram_size=max_datagram_bytes,
+        max_stream_data=window_bytes,
+        private_key=credentials.private_key,
+        supported_versions=[VERSION],
+        verify_mode=ssl.CERT_NONE,
+    )
+
+
+def version_negotiation(source_cid: bytes, destination_cid: bytes) -> bytes:
+    """Return the answer to a client whose QUIC version we do not speak (RFC 9000, 6.1)."""
+    packet = encode_quic_version_negotiation(source_cid, destination_cid, [VERSION])
+    return bytes([packet[0] | 0x40]) + packet[1:]  # the bit that tells QUIC from its neighbours (RFC 9000, 17.2.1)
+
+
+def tls_alert_name(code: int) -> str | None:
+    """Return the name of the TLS alert in a QUIC error code; None if it is no such code."""
+    if code not in _CRYPTO_ERRORS:
+        return None
+    alert = code - QuicErrorCode.CRYPTO_ERROR
+    try:
+        return tls.AlertDescription(alert).name
+    except ValueError:
+        return f"alert_{alert}"
