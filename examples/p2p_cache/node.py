@@ -15,6 +15,8 @@ from cache import Cache
 
 import rpcnet
 
+MISSING = "there is no such key"
+
 
 async def serve(options: argparse.Namespace) -> int:
     """Hold a part of the cache until cancelled."""
@@ -45,9 +47,6 @@ async def operate(options: argparse.Namespace) -> int:
     return int(value == MISSING)
 
 
-MISSING = "there is no such key"
-
-
 async def apply(cache: Cache, operation: list[str]) -> str:
     """Do one operation; return what to print."""
     match operation:
@@ -75,13 +74,14 @@ def main() -> int:
     options = parser.parse_args()
     match options.operation:
         case []:
-            with contextlib.suppress(KeyboardInterrupt):
-                return trio.run(serve, options)
-            return 0
+            program = serve
         case ["get", _] | ["put", _, _] | ["put", _, _, _] | ["delete", _]:
-            return trio.run(operate, options)
+            program = operate
         case _:
             parser.error("an operation is one of: get KEY, put KEY VALUE [TTL], delete KEY")
+    with contextlib.suppress(KeyboardInterrupt):
+        return trio.run(program, options)
+    return 130
 
 
 if __name__ == "__main__":
