@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("rpcnet._core",),
     ("rpcnet._net",),
     ("rpcnet._tasks",),
-    ("rpcnet.node", "rpcnet.client"),
+    ("rpcnet.node", "rpcnet.client", "rpcnet.views", "rpcnet.statistics"),
     ("rpcnet",),  # the facade: rpcnet/__init__.py
     ("rpcnet.testing", "rpcnet.cli"),
     ("rpcnet.__main__",),
