@@ -26,7 +26,8 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from ..config import RpcConfig
+from rpcnet.config import RpcConfig
+
 from .addresses import Address, format_address
 from .identity import Credentials, Security
 from .ports import SAFE_DATAGRAM_BYTES, DatagramPort
@@ -199,7 +200,7 @@ class QuicEndpoint:
             return
         self._feed(link, data, source, now)
 
-    def settle(self, now: float) -> None:  # noqa: ARG002 - one of the verbs, which all take the time
+    def settle(self, now: float) -> None:
         """Hand the events of all links that were touched since the last time to their handlers."""
         touched = self._touched
         if not touched:
@@ -357,7 +358,7 @@ class QuicEndpoint:
                 link.handler.link_stopped(link, event.stream_id, event.error_code)
         if engine.ended is not None:
             self._finish(link, engine.ended)
-        elif link.has_backlog and link.is_ready and link.handler is not None:
+        elif link.count_progress() and link.is_ready and link.handler is not None:
             link.handler.link_progress(link)
 
     def _authenticate(self, link: QuicLink) -> None:
@@ -497,6 +498,7 @@ class QuicEndpoint:
             link.goodbyes_left = _GOODBYES
             self._set_timer(link, link.engine.get_timer() or link.deadline)
         else:
+            link.wake_at = NEVER
             self._forget(link)
         if link.handler is not None:
             link.handler.link_closed(link, reason)

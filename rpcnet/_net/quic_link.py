@@ -15,7 +15,8 @@ from typing import Protocol, cast
 
 import attrs
 
-from ..errors import RpcNetError
+from rpcnet.errors import RpcNetError
+
 from .addresses import Address, format_address
 from .quic_close import LinkClosed
 from .quic_engine import Engine
@@ -66,7 +67,7 @@ class LinkHandler(Protocol):
         ...
 
     def link_progress(self, link: QuicLink) -> None:
-        """Notice that ``buffered_bytes`` may have shrunk; called only while something was buffered."""
+        """Notice that ``buffered_bytes`` has shrunk."""
         ...
 
     def link_closed(self, link: QuicLink, reason: LinkClosed) -> None:
@@ -169,10 +170,10 @@ class QuicLink:
             self._buffered = self.engine.unacknowledged_bytes
         return self._buffered
 
-    @property
-    def has_backlog(self) -> bool:
-        """Whether something was buffered when it was last counted."""
-        return self._buffered > 0
+    def count_progress(self) -> bool:
+        """Say whether the peer acknowledged something that counts since ``buffered_bytes`` was last counted."""
+        before = self._buffered
+        return before > 0 and self.acked and self.buffered_bytes < before
 
     def open_stream(self, *, unidirectional: bool = False) -> int:
         """Open a stream and return its id.
