@@ -1,1 +1,144 @@
-"""rpcnet: distributed programs built the way Trio programs are."""
+"""rpcnet: distributed programs built the way Trio programs are.
+
+A node is a block. Inside it the process is a member of a cluster; a class is a service; calling a method of its stub
+calls a worker, somewhere:
+
+    import trio
+    import rpcnet
+
+    @rpcnet.service
+    class Greeter:
+        @rpcnet.rpc
+        async def hello(self, name: str) -> str:
+            return f"Hello, {name}!"
+
+    async def main() -> None:
+        async with rpcnet.Node("a", services=[Greeter()]) as a:
+            async with rpcnet.Node("b", seeds=[a.address]) as b:
+                print(await b.stub(Greeter).hello("world"))
+
+    trio.run(main)
+
+Nodes find each other by gossip, tell slow from dead, and speak encrypted RPC over QUIC on one UDP port each. Deadlines
+are Trio's (``with trio.fail_after(0.5): ...``) and travel; cancelling a caller cancels the handler; whatever ends a call
+is one :class:`StatusError`. What the cluster does is heard with ``async with node.events() as events``.
+"""
+
+from ._core.balancing import LeastConnections, LoadBalancingStrategy, Random, RoundRobin, WorkerView
+from ._core.resilience import RetryPolicy
+from ._net.identity import Security
+from .client import ClusterClient
+from .config import DetectorConfig, GossipConfig, NodeConfig, RpcConfig, SupervisionConfig
+from .errors import (
+    Aborted,
+    AlreadyExists,
+    CallCancelled,
+    ConfigError,
+    DataLoss,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    JoinError,
+    NameConflict,
+    NodeCrashed,
+    NotFound,
+    NoWorkers,
+    OutOfRange,
+    PermissionDenied,
+    ProtocolError,
+    ResourceExhausted,
+    RpcNetError,
+    SecurityError,
+    Status,
+    StatusError,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+    Unknown,
+    VersionMismatch,
+)
+from .events import (
+    ClusterEvent,
+    EventsDropped,
+    NodeEvent,
+    NodeFailed,
+    NodeInfo,
+    NodeJoined,
+    NodeLeft,
+    NodeReaped,
+    NodeRecovered,
+    NodeReplaced,
+    NodeState,
+    NodeSuspected,
+    NodeUpdated,
+)
+from .node import Node
+from .service import rpc, service
+from .views import ClusterMembership, NodeRegistry, WorkerRegistry
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "CallCancelled",
+    "ClusterClient",
+    "ClusterEvent",
+    "ClusterMembership",
+    "ConfigError",
+    "DataLoss",
+    "DeadlineExceeded",
+    "DetectorConfig",
+    "EventsDropped",
+    "FailedPrecondition",
+    "GossipConfig",
+    "Internal",
+    "InvalidArgument",
+    "JoinError",
+    "LeastConnections",
+    "LoadBalancingStrategy",
+    "NameConflict",
+    "NoWorkers",
+    "Node",
+    "NodeConfig",
+    "NodeCrashed",
+    "NodeEvent",
+    "NodeFailed",
+    "NodeInfo",
+    "NodeJoined",
+    "NodeLeft",
+    "NodeReaped",
+    "NodeRecovered",
+    "NodeRegistry",
+    "NodeReplaced",
+    "NodeState",
+    "NodeSuspected",
+    "NodeUpdated",
+    "NotFound",
+    "OutOfRange",
+    "PermissionDenied",
+    "ProtocolError",
+    "Random",
+    "ResourceExhausted",
+    "RetryPolicy",
+    "RoundRobin",
+    "RpcConfig",
+    "RpcNetError",
+    "Security",
+    "SecurityError",
+    "Status",
+    "StatusError",
+    "SupervisionConfig",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "Unknown",
+    "VersionMismatch",
+    "WorkerRegistry",
+    "WorkerView",
+    "rpc",
+    "service",
+]
+
+for _name in __all__:
+    globals()[_name].__module__ = "rpcnet"  # tracebacks and reprs name the public path
+del _name

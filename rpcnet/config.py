@@ -79,6 +79,8 @@ class RpcConfig:
     """How many long-lived streams carry the small calls of one connection."""
     max_calls_per_connection: int = attrs.field(default=1024, validator=_between(1, 1_000_000))
     """Calls one peer may have in flight here; it is told so, and keeps the rest waiting on its side."""
+    max_running_handlers: int = attrs.field(default=10_000, validator=_between(1, 1_000_000))
+    """Handlers that may be suspended at once on this node; further calls wait in the queue."""
     max_connections: int = attrs.field(default=4096, validator=_between(1, 1_000_000))
     """Connections that others may open to this node."""
     max_unauthenticated: int = attrs.field(default=256, validator=_between(1, 1_000_000))

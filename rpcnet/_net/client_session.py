@@ -1,0 +1,311 @@
+"""The dialling side of a connection: sends calls, waits for their answers.
+
+The rules of this file:
+
+* A small call goes out as one frame on a lane; the lanes take turns. A large one has a stream of its own.
+* A waiting caller is woken directly, by rescheduling its task: no event and no channel per call.
+* Whoever stops waiting says so to the server, with CANCEL on a lane or a reset of the call's own stream.
+* When the connection ends, every caller gets ``Unavailable``; ``never_ran`` is True only for calls that were not sent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+import trio
+from trio.lowlevel import Abort, RaiseCancelT, current_task, reschedule, wait_task_rescheduled
+
+from rpcnet._core.calls import OutgoingCalls, refuse_unexpected, status_error_of
+from rpcnet._core.framing import Frame, FrameKind, Hello, MethodEntry, StreamKind, encode_frame
+from rpcnet.config import RpcConfig
+from rpcnet.errors import (
+    ProtocolError,
+    ResourceExhausted,
+    RpcNetError,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+    VersionMismatch,
+)
+
+from .pump import PortPump
+from .quic import CloseKind, LinkClosed
+from .session import CLOSE_NORMAL, CLOSE_VERSION_MISMATCH, MAX_STATE_BYTES, STREAM_CANCELLED, InboundStream, Session
+
+if TYPE_CHECKING:
+    from outcome import Outcome
+
+__all__ = ["ClientSession"]
+
+
+class _Waiter:
+    """One caller that waits: its task, where its call is, and in the end the outcome that it is woken with."""
+
+    __slots__ = ("_session", "body", "call_id", "error", "stream_id", "task")
+
+    def __init__(self, session: ClientSession, task: trio.lowlevel.Task) -> None:
+        self._session = session
+        self.task = task
+        self.call_id = 0
+        self.stream_id: int | None = None
+        self.error: Exception | None = None
+        self.body = b""
+
+    def unwrap(self) -> bytes:
+        """Return or raise what the call ended with; Trio calls this as it would an ``Outcome``'s."""
+        if self.error is not None:
+            raise self.error
+        return self.body
+
+    def wake(self) -> None:
+        """Resume the caller with what was stored."""
+        reschedule(self.task, cast("Outcome[bytes]", self))
+
+    def abort(self, _: RaiseCancelT) -> Abort:
+        """Give the call up; Trio calls this when the caller is cancelled."""
+        self._session.give_up(self)
+        return Abort.SUCCEEDED
+
+
+class ClientSession(Session):
+    """The dialling side of one connection."""
+
+    def __init__(self, pump: PortPump, config: RpcConfig, hello: Hello, *, on_end: Callable[[], object]) -> None:
+        super().__init__(pump, config, hello)
+        self._on_end = on_end
+        self._opened = trio.Event()
+        self._calls: OutgoingCalls[_Waiter] = OutgoingCalls()
+        self._methods: dict[tuple[str, str], MethodEntry] = {}
+        self._lanes: list[int] = []
+        self._next_lane = 0
+        self._max_calls = 0
+        self._slots: deque[trio.Event] = deque()
+        self._control = -1
+        self.is_draining = False
+        """Whether the server said that it takes no new calls."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls can be sent at once."""
+        return self._opened.is_set() and self._closed is None
+
+    @property
+    def calls_in_flight(self) -> int:
+        """The number of calls that are sent and not answered."""
+        return len(self._calls)
+
+    async def wait_open(self) -> None:
+        """Wait until both sides have said HELLO. A checkpoint; cancelling leaves the connection to others.
+
+        Raises:
+            Unavailable: nobody answered, or the connection was lost.
+            Unauthenticated: one side did not prove who it is.
+            VersionMismatch: there is no common protocol version.
+        """
+        await self._opened.wait()
+        if self._closed is not None:
+            raise self._why_closed(never_ran=True)
+
+    def method(self, service: str, method: str) -> MethodEntry:
+        """Return what the server said of a method.
+
+        Raises:
+            Unimplemented: the server does not have it.
+        """
+        entry = self._methods.get((service, method))
+        if entry is None:
+            raise Unimplemented(f"{self.peer_name} does not serve {service}.{method}", never_ran=True)
+        return entry
+
+    async def call(self, number: int, body: bytes, timeout_ms: int) -> bytes:
+        """Call a method and return its encoded result. A checkpoint; cancelling cancels the handler.
+
+        Args:
+            number: from :meth:`method`.
+            body: the encoded arguments.
+            timeout_ms: what is left of the deadline, 0 for none.
+
+        Raises:
+            StatusError: whatever the call ended with.
+        """
+        if len(self._calls) >= self._max_calls:
+            await self._wait_for_slot()
+        size = len(body)
+        if size > self._config.lane_limit_bytes:
+            return await self._call_on_stream(number, body, timeout_ms)
+        self._check_open()
+        waiter = _Waiter(self, current_task())
+        waiter.call_id = self._calls.begin(waiter)
+        lane = self._take_lane()
+        self.write(lane, encode_frame(FrameKind.CALL, waiter.call_id, number, timeout_ms, body))
+        if len(self._calls) == 1 and not self._pump.busy:
+            self._pump.flush()
+        waiter.stream_id = None
+        return cast("bytes", await wait_task_rescheduled(waiter.abort))
+
+    async def _call_on_stream(self, number: int, body: bytes, timeout_ms: int) -> bytes:
+        limit = min(self._config.max_message_bytes, self.peer_hello.max_message_bytes if self.peer_hello else 0)
+        if len(body) > limit:
+            raise ResourceExhausted(f"request of {len(body)} bytes is above the limit of {limit}", never_ran=True)
+        await self.wait_for_room()
+        return await self._request(StreamKind.CALL, FrameKind.CALL, number, timeout_ms, body)
+
+    async def exchange_state(self, payload: bytes) -> bytes:
+        """Send membership's full state and return the peer's. A checkpoint; cancelling gives the exchange up.
+
+        Raises:
+            Unavailable: the connection was lost.
+        """
+        if len(payload) > MAX_STATE_BYTES:
+            raise ResourceExhausted(f"state of {len(payload)} bytes is above the limit of {MAX_STATE_BYTES}")
+        return await self._request(StreamKind.STATE, FrameKind.STATE, 0, 0, payload)
+
+    async def _request(
+        self, stream_kind: StreamKind, kind: FrameKind, number: int, timeout_ms: int, body: bytes
+    ) -> bytes:
+        self._check_open()
+        waiter = _Waiter(self, current_task())
+        waiter.call_id = self._calls.begin(waiter)
+        waiter.stream_id = stream_id = self.link.open_stream()
+        self.expect(stream_id, stream_kind).call_id = waiter.call_id
+        frame = encode_frame(kind, waiter.call_id, number, timeout_ms, body)
+        self.write_last(stream_id, bytes([stream_kind]) + frame)
+        return cast("bytes", await wait_task_rescheduled(waiter.abort))
+
+    def give_up(self, waiter: _Waiter) -> None:
+        """Tell the server that nobody waits for a call any more."""
+        if self._calls.end(waiter.call_id) is None or self._closed is not None:
+            return
+        self._free_slot()
+        if waiter.stream_id is None:
+            for lane in self._lanes:  # any lane does: the server looks the call up by its number
+                self.write(lane, encode_frame(FrameKind.CANCEL, waiter.call_id))
+                break
+        else:
+            self._streams.pop(waiter.stream_id, None)
+            self.link.reset(waiter.stream_id, STREAM_CANCELLED)
+            self.link.stop(waiter.stream_id, STREAM_CANCELLED)
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise self._why_closed(never_ran=True)
+        if self.is_draining:
+            raise Unavailable(f"{self.peer_name} is draining", never_ran=True)
+
+    def _take_lane(self) -> int:
+        lanes = self._lanes
+        if len(lanes) < self._config.lanes:
+            lane = self.link.open_stream()
+            self.write(lane, bytes([StreamKind.LANE]))
+            self.expect(lane, StreamKind.LANE)
+            lanes.append(lane)
+            return lane
+        self._next_lane = index = (self._next_lane + 1) % len(lanes)
+        return lanes[index]
+
+    async def _wait_for_slot(self) -> None:
+        while self._closed is None and len(self._calls) >= self._max_calls:
+            event = trio.Event()
+            self._slots.append(event)
+            try:
+                await event.wait()
+            except BaseException:
+                if event.is_set():
+                    self._free_slot()
+                else:
+                    self._slots.remove(event)
+                raise
+
+    def _free_slot(self) -> None:
+        if self._slots:
+            self._slots.popleft().set()
+
+    def _why_closed(self, *, never_ran: bool) -> RpcNetError:
+        if isinstance(self.failure, RpcNetError) and isinstance(self.failure, VersionMismatch):
+            return self.failure
+        reason = self._closed
+        if reason is None:
+            return Unavailable("the connection is not open", never_ran=never_ran)
+        if reason.kind is CloseKind.UNAUTHENTICATED:
+            return Unauthenticated(reason.message, never_ran=True)
+        if reason.code == CLOSE_VERSION_MISMATCH:
+            return VersionMismatch(reason.message)
+        where = self.peer_name or "the peer"
+        return Unavailable(f"connection with {where} ended: {reason.message or reason.kind.name}", never_ran=never_ran)
+
+    # --- input
+
+    def on_ready(self) -> None:
+        """Say HELLO first."""
+        self._control = self.link.open_stream()
+        self.expect(self._control, StreamKind.CONTROL)
+        self.say_hello(self._control, bytes([StreamKind.CONTROL]))
+
+    def on_hello(self, hello: Hello) -> None:
+        """Learn the server's methods and limits, and let the callers go."""
+        self._max_calls = hello.max_calls
+        self._methods = {(s.name, m.name): m for s in hello.services for m in s.methods}
+        self._opened.set()
+
+    def on_control(self, frame: Frame) -> None:
+        """Take GOAWAY."""
+        if frame.kind != FrameKind.GOAWAY:
+            raise refuse_unexpected(frame, "control")
+        self.is_draining = True
+
+    def check_stream(self, stream_id: int, kind: StreamKind) -> None:
+        """Allow only results on streams that the server opens."""
+        if kind is not StreamKind.RESULT:
+            raise ProtocolError(f"the server may not open a {kind.name} stream")
+
+    def on_frame(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:
+        """Wake the caller whose answer this is."""
+        if frame.kind == FrameKind.RESULT or (frame.kind == FrameKind.STATE and stream.kind is StreamKind.STATE):
+            waiter = self._calls.end(frame.call_id)
+            if waiter is not None:
+                waiter.body = frame.body
+                waiter.wake()
+        elif frame.kind == FrameKind.ERROR:
+            error = status_error_of(frame)
+            waiter = self._calls.end(frame.call_id)
+            if waiter is not None:
+                waiter.error = error
+                waiter.wake()
+        else:
+            raise refuse_unexpected(frame, stream.kind.name.lower())
+        if self._slots:
+            self._free_slot()
+
+    def on_stream_end(self, stream_id: int, stream: InboundStream) -> None:
+        """End the call of a stream that was closed without an answer."""
+        if stream.kind in (StreamKind.CONTROL, StreamKind.LANE):
+            raise ProtocolError(f"the server closed a {stream.kind.name} stream")
+        self._fail_call(stream, "the server closed the call's stream without an answer")
+
+    def on_stream_reset(self, stream_id: int, stream: InboundStream | None) -> None:
+        """End the call of a stream that the server reset."""
+        if stream is not None:
+            self._fail_call(stream, "the server reset the call's stream")
+
+    def _fail_call(self, stream: InboundStream, message: str) -> None:
+        waiter = None if stream.call_id is None else self._calls.end(stream.call_id)
+        if waiter is not None:
+            waiter.error = Unavailable(message)
+            waiter.wake()
+            self._free_slot()
+
+    def on_closed(self, reason: LinkClosed) -> None:
+        """End every call."""
+        self._on_end()
+        self._opened.set()
+        for waiter in self._calls.end_all():
+            waiter.error = self._why_closed(never_ran=False)
+            waiter.wake()
+        while self._slots:
+            self._slots.popleft().set()
+
+    def shut(self) -> None:
+        """Close the connection in good order."""
+        self.close(CLOSE_NORMAL, "closed by the client")

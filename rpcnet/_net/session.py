@@ -1,0 +1,327 @@
+"""What the two ends of one connection have in common: streams of frames over a QUIC link.
+
+The rules of this file:
+
+* The dialling side opens the control stream first and says HELLO; the other side answers HELLO. Before both have been
+  said, nothing else is looked at.
+* Output collects per stream until the pump flushes. A stream that breaks a rule closes its connection, with the frame's
+  name in the reason; no other connection notices.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+
+import trio
+
+from rpcnet._core.framing import (
+    HEADER_BYTES,
+    MAX_CONTROL_BYTES,
+    Frame,
+    FrameKind,
+    FrameReader,
+    Hello,
+    StreamKind,
+    decode_hello,
+    encode_frame,
+    encode_hello,
+)
+from rpcnet.config import RpcConfig
+from rpcnet.errors import ProtocolError, VersionMismatch
+
+from .pump import PortPump
+from .quic import LinkClosed, QuicLink
+
+__all__ = [
+    "CLOSE_GOING_AWAY",
+    "CLOSE_NORMAL",
+    "CLOSE_PEER_FAILED",
+    "CLOSE_PROTOCOL_ERROR",
+    "CLOSE_VERSION_MISMATCH",
+    "MAX_STATE_BYTES",
+    "PROTOCOL_MAX",
+    "PROTOCOL_MIN",
+    "STREAM_CANCELLED",
+    "InboundStream",
+    "Session",
+    "check_versions",
+]
+
+PROTOCOL_MIN = PROTOCOL_MAX = 1
+CLOSE_NORMAL, CLOSE_PROTOCOL_ERROR, CLOSE_VERSION_MISMATCH, CLOSE_GOING_AWAY, CLOSE_PEER_FAILED = range(0x100, 0x105)
+STREAM_CANCELLED = 0x110
+MAX_STATE_BYTES = 32 << 20
+"""The longest full-state exchange: some 200,000 members."""
+
+log = logging.getLogger("rpcnet.rpc")
+
+
+def check_versions(ours: Hello, theirs: Hello) -> None:
+    """Check that two HELLOs have a protocol version in common.
+
+    Raises:
+        VersionMismatch: they have none; the message names both ranges and which side is older.
+    """
+    if ours.protocol_min <= theirs.protocol_max and theirs.protocol_min <= ours.protocol_max:
+        return
+    older = "the peer" if theirs.protocol_max < ours.protocol_min else "this side"
+    raise VersionMismatch(
+        f"no common protocol version: this side (rpcnet {ours.library}) speaks {ours.protocol_min} to "
+        f"{ours.protocol_max}, the peer (rpcnet {theirs.library}) {theirs.protocol_min} to {theirs.protocol_max}; "
+        f"{older} is older"
+    )
+
+
+class InboundStream:
+    """The receiving half of one stream: what it is for, and the reader of its frames."""
+
+    __slots__ = ("call_id", "kind", "reader")
+
+    def __init__(self, kind: StreamKind, max_body_bytes: int) -> None:
+        self.kind = kind
+        self.reader = FrameReader(max_body_bytes)
+        self.call_id: int | None = None
+
+
+class Session(ABC):
+    """One connection's streams and frames, on either side; the handler of its :class:`QuicLink`.
+
+    Args:
+        pump: the pump of the port that the connection lives on.
+        config: limits.
+        hello: what this side says first.
+    """
+
+    def __init__(self, pump: PortPump, config: RpcConfig, hello: Hello) -> None:
+        self._pump = pump
+        self._config = config
+        self._hello = hello
+        self._link: QuicLink | None = None
+        self._closed: LinkClosed | None = None
+        self._streams: dict[int, InboundStream] = {}
+        self._output: dict[int, list[bytes]] = {}
+        self._queued = False
+        self._room: deque[trio.Event] = deque()
+        self.peer_hello: Hello | None = None
+        """What the other side said first; None until it has."""
+        self.heard_at = float("-inf")
+        """When data of the verified peer last arrived, in Trio time."""
+        self.failure: Exception | None = None
+        """Why this side closed the connection, when it was this side."""
+
+    @property
+    def peer_name(self) -> str | None:
+        """The verified name of the peer; None before the handshake is complete."""
+        return None if self._link is None else self._link.peer_name
+
+    @property
+    def link(self) -> QuicLink:
+        """The QUIC connection underneath."""
+        if self._link is None:
+            raise RuntimeError("the session has no link yet")
+        return self._link
+
+    @property
+    @abstractmethod
+    def calls_in_flight(self) -> int:
+        """The number of calls that are not ended."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection has ended."""
+        return self._closed is not None
+
+    # --- output
+
+    def write(self, stream_id: int, data: bytes) -> None:
+        """Queue bytes for a stream; they go out at the next flush, together with what others wrote."""
+        parts = self._output.get(stream_id)
+        if parts is None:
+            self._output[stream_id] = [data]
+            if not self._queued:
+                self._queued = True
+                self._pump.add_writer(self)
+        else:
+            parts.append(data)
+
+    def write_out(self) -> None:
+        """Hand everything queued to QUIC."""
+        self._queued = False
+        output = self._output
+        if not output:
+            return
+        self._output = {}
+        if self._closed is not None or self._link is None:
+            return
+        send = self._link.send
+        for stream_id, parts in output.items():
+            send(stream_id, parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def write_last(self, stream_id: int, data: bytes) -> None:
+        """Send bytes and close the sending half of a stream."""
+        self.write_out()
+        self.link.send(stream_id, data, end=True)
+
+    async def wait_for_room(self) -> None:
+        """Wait until less than the watermark is unacknowledged on the connection; a checkpoint only if it waits."""
+        while self._closed is None and self.link.buffered_bytes > self._config.send_watermark_bytes:
+            event = trio.Event()
+            self._room.append(event)
+            try:
+                await event.wait()
+            finally:
+                if not event.is_set():
+                    self._room.remove(event)
+
+    def _wake_waiters_for_room(self) -> None:
+        if self._room and (self._closed is not None or self.link.buffered_bytes <= self._config.send_watermark_bytes):
+            while self._room:
+                self._room.popleft().set()
+
+    def close(self, code: int, message: str) -> None:
+        """Close the connection; ``link_closed`` follows."""
+        if self._closed is None and self._link is not None:
+            self.write_out()
+            self._link.close(code, message)
+
+    def fail(self, error: ProtocolError | VersionMismatch) -> None:
+        """Close the connection because the peer broke a rule, and remember which."""
+        self.failure = error
+        code = CLOSE_VERSION_MISMATCH if isinstance(error, VersionMismatch) else CLOSE_PROTOCOL_ERROR
+        log.warning("closing the connection with %s: %s", self.peer_name or self.link.address, error)
+        self.close(code, str(error))
+
+    # --- input: the callbacks of the link
+
+    def attach(self, link: QuicLink) -> None:
+        """Know the link before it is ready, so that it can be closed."""
+        self._link = link
+
+    def link_ready(self, link: QuicLink) -> None:
+        """Start: the peer is verified."""
+        self._link = link
+        self.on_ready()
+
+    def link_data(self, link: QuicLink, stream_id: int, data: bytes, end: bool) -> None:  # noqa: FBT001
+        """Take bytes of a stream."""
+        if self.failure is not None or self._closed is not None:
+            return
+        self.heard_at = trio.current_time()
+        try:
+            self._take(stream_id, data, end=end)
+        except (ProtocolError, VersionMismatch) as error:
+            self.fail(error)
+        self._wake_waiters_for_room()
+
+    def link_progress(self, link: QuicLink) -> None:
+        """Notice that the peer acknowledged something."""
+        self._wake_waiters_for_room()
+
+    def link_reset(self, link: QuicLink, stream_id: int, code: int) -> None:
+        """Notice that the peer gave a stream up."""
+        stream = self._streams.pop(stream_id, None)
+        self.on_stream_reset(stream_id, stream)
+
+    def link_stopped(self, link: QuicLink, stream_id: int, code: int) -> None:
+        """Notice that the peer wants no more of a stream; who gives a stream up also resets it, which is what counts."""
+        self._output.pop(stream_id, None)
+
+    def link_closed(self, link: QuicLink, reason: LinkClosed) -> None:
+        """Notice the end of the connection, once."""
+        self._link = link
+        self._closed = reason
+        self._streams.clear()
+        self._output.clear()
+        self._wake_waiters_for_room()
+        self.on_closed(reason)
+
+    def _take(self, stream_id: int, data: bytes, *, end: bool) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            if not data:
+                return
+            stream = self._begin_stream(stream_id, data[0])
+            data = data[1:]
+        for frame in stream.reader.feed(data):
+            self._route(stream_id, stream, frame)
+            if self.failure is not None:
+                return
+        if end:
+            self._streams.pop(stream_id, None)
+            if not stream.reader.is_between_frames:
+                raise ProtocolError(f"{stream.kind.name} stream ended in the middle of a frame")
+            self.on_stream_end(stream_id, stream)
+
+    def _begin_stream(self, stream_id: int, first_byte: int) -> InboundStream:
+        try:
+            kind = StreamKind(first_byte)
+        except ValueError:
+            raise ProtocolError(f"stream of unknown kind {first_byte}") from None
+        if kind is not StreamKind.CONTROL and self.peer_hello is None:
+            raise ProtocolError(f"{kind.name} stream before HELLO")
+        self.check_stream(stream_id, kind)
+        return self.expect(stream_id, kind)
+
+    def expect(self, stream_id: int, kind: StreamKind) -> InboundStream:
+        """Begin to read frames on a stream."""
+        limit = {
+            StreamKind.CONTROL: MAX_CONTROL_BYTES,
+            StreamKind.LANE: self._config.lane_limit_bytes + 4 * HEADER_BYTES,
+            StreamKind.STATE: MAX_STATE_BYTES,
+        }.get(kind, self._config.max_message_bytes)
+        stream = self._streams[stream_id] = InboundStream(kind, limit)
+        return stream
+
+    def _route(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:
+        if stream.kind is StreamKind.CONTROL:
+            if frame.kind != FrameKind.HELLO:
+                self.on_control(frame)
+                return
+            if self.peer_hello is not None:
+                raise ProtocolError("HELLO frame: it was said already")
+            hello = decode_hello(frame.body)
+            self.peer_hello = hello
+            check_versions(self._hello, hello)
+            self.on_hello(hello)
+        else:
+            self.on_frame(stream_id, stream, frame)
+
+    def say_hello(self, stream_id: int, prefix: bytes = b"") -> None:
+        """Send this side's HELLO on the control stream."""
+        self.write(stream_id, prefix + encode_frame(FrameKind.HELLO, 0, body=encode_hello(self._hello)))
+
+    # --- what the two sides do differently
+
+    @abstractmethod
+    def on_ready(self) -> None:
+        """The handshake is complete and the peer verified."""
+
+    @abstractmethod
+    def on_hello(self, hello: Hello) -> None:
+        """The peer said HELLO, and the versions fit."""
+
+    @abstractmethod
+    def on_control(self, frame: Frame) -> None:
+        """A control frame other than HELLO arrived."""
+
+    @abstractmethod
+    def check_stream(self, stream_id: int, kind: StreamKind) -> None:
+        """Raise ProtocolError if the peer may not open such a stream."""
+
+    @abstractmethod
+    def on_frame(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:
+        """A frame arrived on another stream."""
+
+    @abstractmethod
+    def on_stream_end(self, stream_id: int, stream: InboundStream) -> None:
+        """The peer closed its half of a stream between two frames."""
+
+    @abstractmethod
+    def on_stream_reset(self, stream_id: int, stream: InboundStream | None) -> None:
+        """The peer reset a stream."""
+
+    @abstractmethod
+    def on_closed(self, reason: LinkClosed) -> None:
+        """The connection ended."""

@@ -1,0 +1,92 @@
+"""The RPC-server task: runs the handlers, drains, and cuts the connections of nodes that are gone."""
+
+from __future__ import annotations
+
+import random
+
+import trio
+
+from rpcnet._net.endpoint import Endpoint
+from rpcnet._signals import Draining, PeerHeard
+from rpcnet.config import NodeConfig
+from rpcnet.events import ClusterEvent, EventsDropped, NodeFailed, NodeLeft, NodeReplaced
+
+from .bus import Bus
+from .dispatch import Dispatcher
+from .handlers import HandlerTable
+from .snapshots import nodes_of
+
+__all__ = ["RpcServerTask"]
+
+
+class RpcServerTask:
+    """Serves the calls that arrive at the port.
+
+    Args:
+        bus: where it hears ``NodeFailed``, ``NodeLeft``, ``NodeReplaced`` and ``Draining``, and says ``PeerHeard``.
+        endpoint: the port; it keeps the connections and the queue when this task is restarted.
+        table: what is served.
+        config: limits.
+        rng: the node's source of chance.
+    """
+
+    def __init__(
+        self, *, bus: Bus, endpoint: Endpoint, table: HandlerTable, config: NodeConfig, rng: random.Random
+    ) -> None:
+        self._bus = bus
+        self._endpoint = endpoint
+        self._table = table
+        self._config = config
+        self._rng = rng
+        self._mailbox = bus.mailbox("RPC server", NodeFailed, NodeLeft, NodeReplaced, Draining)
+        self._heard_until = trio.current_time()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled."""
+        endpoint = self._endpoint
+        async with trio.open_nursery() as nursery:
+            limit = self._config.rpc.max_running_handlers
+            dispatcher = Dispatcher(
+                nursery,
+                pump=endpoint.pump,
+                queue=endpoint.calls,
+                table=self._table,
+                max_running=limit,
+                rng=self._rng,
+            )
+            dispatcher.is_draining = endpoint.is_draining
+            endpoint.pump.on_calls = dispatcher.on_calls
+            try:
+                nursery.start_soon(self._report_heard, name="rpcnet heard peers")
+                dispatcher.on_calls()
+                task_status.started()
+                while True:
+                    self._take(await self._mailbox.get(), dispatcher)
+            finally:
+                endpoint.pump.on_calls = None
+
+    def _take(self, event: ClusterEvent, dispatcher: Dispatcher) -> None:
+        match event:
+            case NodeFailed(node=node):
+                self._endpoint.cut(node.name, f"{node.name} was declared failed")
+            case NodeLeft(node=node):
+                self._endpoint.cut(node.name, f"{node.name} has left")
+            case NodeReplaced(node=node):
+                self._endpoint.cut(node.name, f"{node.name} was restarted")
+            case EventsDropped():
+                for node in nodes_of(self._bus):
+                    if not node.is_usable:
+                        self._endpoint.cut(node.name, f"{node.name} is {node.state.value}")
+            case Draining():
+                dispatcher.is_draining = True
+                self._endpoint.drain()
+
+    async def _report_heard(self) -> None:
+        while True:
+            await trio.sleep(self._config.detector.probe_interval)
+            ids = {node.name: node.id for node in nodes_of(self._bus)}
+            heard = {session.peer_name: None for session in self._endpoint.heard_since(self._heard_until)}
+            self._heard_until = trio.current_time()
+            for name in heard:
+                if name in ids:
+                    self._bus.publish(PeerHeard(ids[name], at=self._heard_until))

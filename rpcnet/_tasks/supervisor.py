@@ -1,0 +1,84 @@
+"""Supervision: a task of a node that fails is started again, fresh; one that keeps failing ends the node.
+
+The rules of this file:
+
+* Each start gets a new task object, hence a new machine; what must outlive it is in the bus, the port or the hub.
+* More than ``max_restarts`` within ``restart_window`` seconds end the node, with everything that was raised.
+* Cancellation is not a failure.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+import trio
+
+from rpcnet.config import SupervisionConfig
+
+from .bus import Bus
+
+__all__ = ["NodeTask", "Supervisor"]
+
+log = logging.getLogger("rpcnet.node")
+
+
+class NodeTask(Protocol):
+    """One of the four tasks of a node."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; call ``task_status.started()`` once the task hears its mailbox."""
+
+
+@attrs.define(eq=False)
+class Supervisor:
+    """Runs tasks and restarts them when they fail."""
+
+    config: SupervisionConfig
+    """When to give up."""
+    bus: Bus
+    """Where the tasks' mailboxes are, for the log."""
+    restarts: dict[str, int] = attrs.field(factory=dict)
+    """How often each task was restarted."""
+
+    async def supervise(
+        self,
+        name: str,
+        make: Callable[[bool], NodeTask],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run one task for ever, until cancelled.
+
+        Args:
+            name: the task's name, also that of its mailbox.
+            make: makes the task; its argument says whether this is a restart.
+            task_status: started when the task is, for the first time.
+
+        Raises:
+            ExceptionGroup: the task failed too often; these are its failures.
+        """
+        failures: deque[tuple[float, Exception]] = deque()
+        status = task_status
+        self.restarts[name] = 0
+        while True:
+            try:
+                await make(self.restarts[name] > 0).run(task_status=status)
+            except Exception as error:
+                now = trio.current_time()
+                failures.append((now, error))
+                while now - failures[0][0] > self.config.restart_window:
+                    failures.popleft()
+                if len(failures) > self.config.max_restarts:
+                    message = f"the {name} task failed {len(failures)} times in {self.config.restart_window} s"
+                    raise ExceptionGroup(message, [each for _, each in failures]) from None
+                self.restarts[name] += 1
+                position = self.bus.position(name)
+                log.exception("the %s task failed after %d events and is restarted", name, position)
+            else:
+                raise RuntimeError(f"the {name} task returned")
+            status = trio.TASK_STATUS_IGNORED
+            await trio.lowlevel.checkpoint()

@@ -1,0 +1,455 @@
+"""A node: one member of a cluster, for as long as its block lasts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from importlib.metadata import version
+from random import Random
+from types import TracebackType
+from typing import Self, TypeVar
+
+import attrs
+import trio
+
+from ._core.framing import Hello
+from ._core.members import MemberRecord, check_metadata
+from ._core.naming import node_id_of
+from ._net.addresses import format_address, is_wildcard, parse_address
+from ._net.endpoint import Endpoint
+from ._net.environment import current_environment
+from ._net.identity import Security
+from ._net.ports import Environment
+from ._net.session import PROTOCOL_MAX, PROTOCOL_MIN
+from ._signals import Draining, Leaving, TagsChanged
+from ._tasks.bus import Bus
+from ._tasks.failure_detector import FailureDetectorTask
+from ._tasks.handlers import HandlerTable
+from ._tasks.joining import Joiner
+from ._tasks.lifetime import serving
+from ._tasks.membership import MembershipTask
+from ._tasks.registry import RegistryTask
+from ._tasks.rpc_server import RpcServerTask
+from ._tasks.subscriptions import EventStream, SubscriptionHub
+from ._tasks.supervisor import NodeTask, Supervisor
+from .client import ClientHost, ClusterClient
+from .config import NodeConfig
+from .errors import ConfigError
+from .events import ClusterEvent, NodeState
+from .selectors import Selector
+from .statistics import NodeStatistics
+from .views import ClusterMembership, NodeRegistry, WorkerRegistry
+
+__all__ = ["Node"]
+
+log = logging.getLogger("rpcnet.node")
+T = TypeVar("T")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+class Node:
+    """One member of a cluster; ``async with`` makes it join, serve and, at the end of the block, leave.
+
+    Entering binds the port, starts the tasks and contacts the seeds; it returns when the node has joined, or at once
+    if there are no seeds. Leaving drains (running calls get ``config.drain_timeout`` seconds), says goodbye and closes,
+    all within bounded time, also when the block is cancelled. Errors of the body come out bare.
+
+    Args:
+        name: unique in the cluster, at most 128 characters; default ``"<hostname>-<6 random letters>"``.
+        bind: the UDP address for gossip and QUIC; port 0 takes any free one.
+        advertise: what others dial, when it differs from ``bind``.
+        seeds: addresses of nodes to join through; the node's own address among them is skipped.
+        tags: what selectors of others look at; with the names of the services at most 512 bytes encoded.
+        services: objects of classes decorated with :func:`rpcnet.service`.
+        security: who may join; default :meth:`Security.default`.
+        config: settings; default :meth:`NodeConfig.lan`.
+
+    Raises:
+        ConfigError: an argument is wrong, or the port is taken; the message names it.
+        SecurityError: the security settings do not permit this address.
+        JoinError: no seed answered within ``config.join_timeout``.
+        NameConflict: another live node has this name.
+        NodeCrashed: a task of the node failed too often.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        bind: str = "127.0.0.1:0",
+        advertise: str | None = None,
+        seeds: Sequence[str] = (),
+        tags: Mapping[str, str] | None = None,
+        services: Iterable[object] = (),
+        security: Security | None = None,
+        config: NodeConfig | None = None,
+    ) -> None:
+        self._name = name
+        self._bind = bind
+        self._advertise = advertise
+        self._seeds = _check_seeds(seeds)
+        self._tags = dict(tags or {})
+        self._config = config or NodeConfig.lan()
+        self._table = HandlerTable(list(services), self._config.rpc)
+        self._security = security
+        parse_address(bind)
+        if advertise is not None:
+            parse_address(advertise)
+        if name is not None:
+            check_metadata(name, self._tags, self._table.service_names)
+        self._bus = Bus(self._config.supervision.inbox_size)
+        self._hub = SubscriptionHub(self._config.supervision.subscription_size)
+        self._supervisor = Supervisor(self._config.supervision, self._bus)
+        self._registry = NodeRegistry(self._bus, self._hub)
+        self._membership = ClusterMembership(self._bus)
+        self._client: ClusterClient | None = None
+        self._parts: _Parts | None = None
+        self._lifetime: AbstractAsyncContextManager[None] | None = None
+
+    def __repr__(self) -> str:
+        """Return name, address and whether it runs."""
+        state = "not running" if self._parts is None else f"at {self._parts.local.address}"
+        return f"<rpcnet.Node {self._name!r} {state}>"
+
+    async def __aenter__(self) -> Self:
+        """Bind, start, join."""
+        if self._lifetime is not None:
+            raise RuntimeError("a node can be entered once; make a new one to start again")
+        environment = current_environment()
+        security = self._security or Security.default()
+        security.check_bind(self._bind)
+        self._parts = parts = await self._assemble(environment, security)
+        self._client = ClusterClient(self)
+        self._lifetime = serving(parts, parts.enter)
+        try:
+            await self._lifetime.__aenter__()
+        except BaseException:
+            parts.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        """Drain, say goodbye, close."""
+        if self._lifetime is None:
+            raise RuntimeError("the node was not entered")
+        return await self._lifetime.__aexit__(kind, error, traceback)
+
+    async def _assemble(self, environment: Environment, security: Security) -> _Parts:
+        rng = environment.rng()
+        if self._name is None:
+            letters = "".join(rng.choice(_LETTERS) for _ in range(6))
+            self._name = f"{environment.hostname()}-{letters}"
+            check_metadata(self._name, self._tags, self._table.service_names)
+        port = await environment.bind(self._bind)
+        try:
+            address = self._advertise or await _advertised(port.local_address, environment)
+            local = MemberRecord(
+                id=node_id_of(security.cluster, self._name),
+                name=self._name,
+                address=address,
+                boot_id=int(environment.wall_clock() * 1000),
+                incarnation=0,
+                state=NodeState.ALIVE,
+                meta_version=1,
+                tags=self._tags,
+                services=self._table.service_names,
+            )
+            endpoint = Endpoint(
+                port,
+                environment=environment,
+                security=security,
+                name=self._name,
+                config=self._config,
+                hello=lambda: _hello(local, self._config, self._table),
+            )
+        except BaseException:
+            port.close()
+            raise
+        return _Parts(
+            bus=self._bus,
+            hub=self._hub,
+            supervisor=self._supervisor,
+            endpoint=endpoint,
+            table=self._table,
+            local=local,
+            config=self._config,
+            rng=rng,
+            joiner=Joiner(self._bus, endpoint, local, self._config, _child(rng)),
+            seeds=[seed for seed in self._seeds if seed not in (address, port.local_address)],
+        )
+
+    @property
+    def _running(self) -> _Parts:
+        if self._parts is None:
+            raise RuntimeError("the node is not running: use it inside its `async with` block")
+        return self._parts
+
+    def _client_host(self) -> ClientHost:
+        parts = self._running
+        return ClientHost(self._registry, parts.endpoint, self._config, _child(parts.rng))
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self._running.local.name
+
+    @property
+    def id(self) -> str:
+        """The node's id, 32 hexadecimal digits."""
+        return self._running.local.id
+
+    @property
+    def address(self) -> str:
+        """The address that others dial, ``"host:port"``."""
+        return self._running.local.address
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """The node's tags as it tells them."""
+        return self._membership.local.tags
+
+    @property
+    def config(self) -> NodeConfig:
+        """The node's settings."""
+        return self._config
+
+    @property
+    def membership(self) -> ClusterMembership:
+        """The read side of SWIM."""
+        return self._membership
+
+    @property
+    def registry(self) -> NodeRegistry:
+        """Every node with state and metadata."""
+        return self._registry
+
+    @property
+    def workers(self) -> WorkerRegistry:
+        """The nodes that serve something."""
+        return self.client.workers
+
+    @property
+    def client(self) -> ClusterClient:
+        """The default client: least connections, three attempts."""
+        if self._client is None:
+            raise RuntimeError("the node is not running: use it inside its `async with` block")
+        return self._client
+
+    def stub(
+        self,
+        service: type[T],
+        *,
+        where: str | Selector = "",
+        node: str | None = None,
+        wait_for_worker: float = 0.0,
+    ) -> T:
+        """Return a typed proxy for a service; see :meth:`ClusterClient.stub`."""
+        return self.client.stub(service, where=where, node=node, wait_for_worker=wait_for_worker)
+
+    def events(self, *kinds: type[ClusterEvent]) -> AbstractAsyncContextManager[EventStream]:
+        """Open a subscription: first a ``NodeJoined`` for each member known, then every change, without a gap.
+
+        ``async with node.events(NodeFailed) as events: async for event in events: ...``. Without kinds, all events. A
+        subscriber that does not read delays nobody: beyond ``config.supervision.subscription_size`` its events are
+        merged per node, and ``EventsDropped`` says so. The iteration ends when the node does.
+        """
+        return self._registry.subscribe(*kinds)
+
+    async def update_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags and tell the cluster; those not named stay. A checkpoint.
+
+        Raises:
+            ConfigError: the tags are too large or not strings; nothing changed.
+        """
+        await self._set_tags({**self.tags, **tags})
+
+    async def remove_tags(self, *names: str) -> None:
+        """Remove tags and tell the cluster; unknown names are ignored. A checkpoint."""
+        await self._set_tags({key: value for key, value in self.tags.items() if key not in names})
+
+    async def _set_tags(self, tags: Mapping[str, str]) -> None:
+        check_metadata(self.name, tags, self._table.service_names)
+        wanted = dict(tags)
+        async with self._registry.subscribe() as events:
+            self._bus.publish(TagsChanged(wanted, at=trio.current_time()))
+            while dict(self.tags) != wanted:
+                await anext(events)
+        await trio.lowlevel.checkpoint()
+
+    async def join(self, seeds: Sequence[str]) -> None:
+        """Join the cluster of other nodes, now. A checkpoint; cancelling gives up.
+
+        Raises:
+            JoinError: none of them answered within ``config.join_timeout``.
+        """
+        parts = self._running
+        await parts.joiner.join(_check_seeds(seeds))
+
+    async def drain(self) -> None:
+        """Take no new calls, tell the cluster so, and wait for the running ones; membership goes on. A checkpoint."""
+        await self._running.drain()
+
+    async def leave(self) -> None:
+        """Drain and say goodbye, within bounded time; the block goes on without a cluster. A checkpoint."""
+        await self._running.leave()
+
+    def statistics(self) -> NodeStatistics:
+        """Return every counter of the node, frozen."""
+        parts = self._running
+        return NodeStatistics(
+            restarts=dict(self._supervisor.restarts),
+            port=parts.endpoint.port_statistics(),
+            quic=parts.endpoint.quic_statistics(),
+            membership=parts.endpoint.membership.statistics(),
+            sealing=parts.endpoint.sealing_statistics(),
+            active_calls=parts.endpoint.calls.active,
+            client=self.client.statistics(),
+        )
+
+
+@attrs.define(eq=False)
+class _Parts:
+    """What a running node is made of."""
+
+    bus: Bus
+    hub: SubscriptionHub
+    supervisor: Supervisor
+    endpoint: Endpoint
+    table: HandlerTable
+    local: MemberRecord
+    config: NodeConfig
+    rng: Random
+    joiner: Joiner
+    seeds: list[str]
+    _has_left: bool = False
+    _is_draining: bool = False
+
+    async def run(
+        self,
+        on_crash: Callable[[Exception], None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run the port and the four tasks until cancelled; close the port then."""
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.endpoint.run)
+                for name, make in self._tasks().items():
+                    await nursery.start(self._supervise, name, make, on_crash)
+                if self.seeds and self.config.join == "background":
+                    nursery.start_soon(self.joiner.keep_joining, self.seeds)
+                task_status.started()
+        finally:
+            self.close()
+
+    async def _supervise(
+        self,
+        name: str,
+        make: Callable[[bool], NodeTask],
+        on_crash: Callable[[Exception], None],
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        try:
+            await self.supervisor.supervise(name, make, task_status=task_status)
+        except Exception as error:
+            log.exception("the %s task of node %s is given up", name, self.local.name)
+            on_crash(error)
+
+    def _tasks(self) -> dict[str, Callable[[bool], NodeTask]]:
+        config, bus, rng = self.config, self.bus, self.rng
+        return {
+            "membership": lambda _: MembershipTask(
+                bus=bus,
+                port=self.endpoint.membership,
+                local=self.local,
+                config=config.gossip,
+                rng=_child(rng),
+                seeds=self.seeds,
+            ),
+            "failure detector": lambda _: FailureDetectorTask(
+                bus=bus, local_id=self.local.id, config=config.detector, gossip=config.gossip, rng=_child(rng)
+            ),
+            "registry": lambda restart: RegistryTask(bus=bus, hub=self.hub, is_restart=restart),
+            "RPC server": lambda _: RpcServerTask(
+                bus=bus, endpoint=self.endpoint, table=self.table, config=config, rng=_child(rng)
+            ),
+        }
+
+    async def enter(self) -> None:
+        """Join through the seeds, if that is asked for."""
+        if self.seeds and self.config.join == "required":
+            await self.joiner.join(self.seeds)
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def drain(self) -> None:
+        """Refuse new calls and wait for the running ones, without a bound of its own."""
+        if not self._is_draining:
+            self._is_draining = True
+            self.bus.publish(Draining(at=trio.current_time()))
+        await trio.lowlevel.checkpoint()
+        await self.endpoint.calls.wait_idle()
+
+    async def leave(self) -> None:
+        """Drain and say goodbye, within ``drain_timeout`` and ``leave_timeout``."""
+        if self._has_left:
+            return
+        self._has_left = True
+        with trio.move_on_after(self.config.drain_timeout):
+            await self.drain()
+        self.bus.publish(Leaving(at=trio.current_time()))
+        with trio.move_on_after(self.config.leave_timeout):
+            await self.endpoint.membership.left.wait()
+
+    async def goodbye(self) -> None:
+        """Leave if that has not been done, and close all connections."""
+        await self.leave()
+        self.endpoint.close_connections()
+
+    def close(self) -> None:
+        """Close the port and end all subscriptions."""
+        self.endpoint.close()
+        self.hub.close()
+
+
+def _child(rng: Random) -> Random:
+    return Random(rng.getrandbits(64))
+
+
+def _hello(local: MemberRecord, config: NodeConfig, table: HandlerTable) -> Hello:
+    return Hello(
+        protocol_min=PROTOCOL_MIN,
+        protocol_max=PROTOCOL_MAX,
+        library=version("rpcnet"),
+        node_id=local.id,
+        boot_id=local.boot_id,
+        max_calls=config.rpc.max_calls_per_connection,
+        max_message_bytes=config.rpc.max_message_bytes,
+        services=table.entries,
+    )
+
+
+def _check_seeds(seeds: Sequence[str]) -> list[str]:
+    if isinstance(seeds, str):
+        raise ConfigError(f"seeds = {seeds!r}: must be a sequence of addresses, not one string")
+    for seed in seeds:
+        parse_address(seed)
+    return list(seeds)
+
+
+async def _advertised(bound: str, environment: Environment) -> str:
+    host, port = parse_address(bound)
+    if not is_wildcard(host):
+        return bound
+    try:
+        found = await environment.resolve(environment.hostname())
+    except OSError as error:
+        raise ConfigError(
+            f"bind = {bound!r} is every address of this machine and its own name does not resolve ({error}): "
+            "say what others should dial with advertise="
+        ) from error
+    return format_address((found[0], port))

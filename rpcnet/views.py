@@ -1,0 +1,152 @@
+"""What an application reads of a node: membership, registry, workers. All of it comes from immutable snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import trio
+
+from ._core.detector import DetectorSnapshot
+from ._core.registry import RegistrySnapshot
+from ._tasks.bus import Bus
+from ._tasks.snapshots import MembershipSnapshot, nodes_of
+from ._tasks.subscriptions import EventStream, SubscriptionHub
+from .errors import NoWorkers
+from .events import ClusterEvent, NodeInfo, NodeState
+from .selectors import Selector
+
+__all__ = ["ClusterMembership", "NodeRegistry", "WorkerRegistry"]
+
+
+class ClusterMembership:
+    """The read side of SWIM: who is known, and how sure this node is that they live."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    @property
+    def local(self) -> NodeInfo:
+        """This node, as it tells the others."""
+        snapshot = self._bus.latest(MembershipSnapshot)
+        if snapshot is None:
+            raise RuntimeError("the node is not running")
+        return snapshot.local.info()
+
+    def members(self) -> tuple[NodeInfo, ...]:
+        """Return every node that is remembered, this one included, failed and departed ones too, sorted by id."""
+        return nodes_of(self._bus)
+
+    def phi(self, node_id: str) -> float:
+        """Return how improbable a node's silence would be if it were alive, as -log10 of the probability.
+
+        From 0 to about 3 while the node is not suspected (the latest probe's evidence), up to the threshold while it
+        is, infinite once it has failed; 0 for a node that is not known.
+        """
+        snapshot = self._bus.latest(DetectorSnapshot)
+        return 0.0 if snapshot is None else snapshot.phi(node_id, trio.current_time())
+
+
+class NodeRegistry:
+    """Every node with its state and metadata."""
+
+    def __init__(self, bus: Bus, hub: SubscriptionHub) -> None:
+        self._bus = bus
+        self._hub = hub
+
+    def snapshot(self) -> RegistrySnapshot:
+        """Return everything at once, unchanging."""
+        snapshot = self._bus.latest(RegistrySnapshot)
+        if snapshot is None:
+            raise RuntimeError("the node is not running")
+        return snapshot
+
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        """Return every node that is remembered, sorted by name."""
+        return self.snapshot().nodes
+
+    def alive(self) -> tuple[NodeInfo, ...]:
+        """Return the nodes that are alive and not suspected, sorted by name."""
+        return self.snapshot().alive()
+
+    def get(self, id_or_name: str) -> NodeInfo | None:
+        """Return one node; None if it is not known."""
+        return self.snapshot().get(id_or_name)
+
+    def where(self, selector: str | Selector) -> tuple[NodeInfo, ...]:
+        """Return the usable nodes whose tags match, sorted by name.
+
+        Raises:
+            ConfigError: the selector is malformed; the message names the column.
+        """
+        return self.snapshot().where(Selector.parse(selector))
+
+    async def wait_for(
+        self, n: int, *, where: str | Selector = "", state: NodeState = NodeState.ALIVE
+    ) -> tuple[NodeInfo, ...]:
+        """Wait until at least ``n`` nodes (this one counts) match, and return all that do. A checkpoint.
+
+        Args:
+            n: how many.
+            where: a selector over their tags.
+            state: the state they must be in.
+        """
+        selector = Selector.parse(where)
+
+        def matching() -> tuple[NodeInfo, ...]:
+            return tuple(node for node in self.nodes() if node.state is state and selector.matches(node.tags))
+
+        async with self.subscribe() as events:
+            while len(found := matching()) < n:
+                await anext(events)
+        await trio.lowlevel.checkpoint()
+        return found
+
+    def subscribe(self, *kinds: type[ClusterEvent]) -> AbstractAsyncContextManager[EventStream]:
+        """Open a subscription to events of these kinds, of all kinds if none is given; see ``Node.events``."""
+        return self._subscribe(kinds or (ClusterEvent,))
+
+    @asynccontextmanager
+    async def _subscribe(self, kinds: tuple[type[ClusterEvent], ...]) -> AsyncGenerator[EventStream, None]:
+        mailbox = self._hub.subscribe(kinds, self.nodes())
+        try:
+            yield EventStream(mailbox)
+        finally:
+            self._hub.unsubscribe(mailbox)
+
+
+class WorkerRegistry:
+    """The nodes that serve something, and how many calls of this node each has in hand."""
+
+    def __init__(
+        self,
+        registry: NodeRegistry,
+        choose: Callable[[tuple[NodeInfo, ...]], NodeInfo],
+        active: Callable[[], Mapping[str, int]],
+    ) -> None:
+        self._registry = registry
+        self._choose = choose
+        self._active = active
+
+    def workers(self, where: str | Selector = "") -> tuple[NodeInfo, ...]:
+        """Return the nodes that serve something and match: the alive ones or, if there are none, the suspected."""
+        return self._registry.snapshot().workers(None, Selector.parse(where))
+
+    def worker_count(self, where: str | Selector = "") -> int:
+        """Return how many :meth:`workers` there are."""
+        return len(self.workers(where))
+
+    def select_worker(self, where: str | Selector = "") -> NodeInfo:
+        """Return the worker that the default client would call next.
+
+        Raises:
+            NoWorkers: none matches.
+        """
+        workers = self.workers(where)
+        if not workers:
+            raise NoWorkers(f"no live node serves anything where {str(where)!r}")
+        return self._choose(workers)
+
+    def active_calls(self, node_id: str) -> int:
+        """Return how many calls of this node's clients a worker has in hand."""
+        return self._active().get(node_id, 0)
