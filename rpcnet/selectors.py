@@ -110,7 +110,7 @@ def _sorted_terms(terms: Iterable[Term]) -> tuple[Term, ...]:
     return tuple(sorted(dict.fromkeys(terms), key=_term_order))
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)  # it is a key for every call
 class Selector:
     """A filter over the tags of nodes; :meth:`parse` makes one from text. Hashable, and equal by what it means."""
 
