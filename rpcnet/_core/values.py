@@ -23,13 +23,14 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 import cbor2
+from cbor2 import dumps
 
 from rpcnet._annotations import Form, describe, parts
 from rpcnet.errors import Internal, InvalidArgument, ResourceExhausted, RpcNetError
-from rpcnet.service import MethodDefinition, ServiceDefinition
+from rpcnet.service import MethodDefinition, Requirement, ServiceDefinition
 
 from .conversion import Conversions
-from .scalars import Conversion, Mismatch
+from .scalars import Mismatch
 
 __all__ = ["MAX_INTEGER_BYTES", "MethodCodec", "compile_method", "compile_service"]
 
@@ -38,6 +39,9 @@ MAX_INTEGER_BYTES = 1024
 
 _KNOWN_TAGS = (0, 1, 4, 5, 25, 28, 29, 30, 35, 36, 37, 100, 256, 258, 260, 261, 1004, 43000, 55799)
 """The tags that cbor2 decodes by itself, apart from the two for integers."""
+
+_ONE = b"\x81"
+"""The header of an array of one element. In front of the element it is what dumps makes of a list, in half the time."""
 
 _CBOR_ERRORS = (cbor2.CBORError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError)
 
@@ -95,15 +99,27 @@ class MethodCodec:
         max_bytes: the largest body.
     """
 
-    __slots__ = ("_conversions", "_exact", "_max_bytes", "_read", "_required", "_result", "_result_exact", "definition")
+    __slots__ = (
+        "_conversions",
+        "_first",
+        "_max_bytes",
+        "_read",
+        "_required",
+        "_result",
+        "_result_exact",
+        "_signature",
+        "definition",
+    )
 
     def __init__(
         self, definition: MethodDefinition, conversions: Conversions, *, max_depth: int, max_bytes: int
     ) -> None:
         self.definition = definition
         self._conversions = [conversions.of(parameter.annotation) for parameter in definition.parameters]
-        self._exact = [conversion.exact for conversion in self._conversions]
+        self._signature = [(parameter.name, parameter.default) for parameter in definition.parameters]
         self._required = sum(parameter.is_required for parameter in definition.parameters)
+        # What a call with one argument may hold to need neither binding nor conversion.
+        self._first = self._conversions[0].exact if self._conversions and self._required <= 1 else frozenset[type]()
         self._result = conversions.of(definition.result)
         self._result_exact = self._result.exact
         self._read = _reader(definition, max_depth)
@@ -116,14 +132,10 @@ class MethodCodec:
             InvalidArgument: the arguments do not fit the parameters; the message names method and parameter.
             ResourceExhausted: the body is larger than ``max_bytes``.
         """
-        if kwargs or len(args) != len(self._exact):
-            args = self._bind(args, kwargs)
-        for value, exact in zip(args, self._exact):  # noqa: B905 - trailing parameters may be left out
-            if type(value) not in exact:
-                args = self._pack(args)
-                break
+        if len(args) != 1 or kwargs or type(args[0]) not in self._first:
+            args = self._pack(args, kwargs)
         try:
-            body = cbor2.dumps(args)
+            body = _ONE + dumps(args[0]) if len(args) == 1 else dumps(args)
         except _CBOR_ERRORS as error:
             raise self._unwritable(args, error) from None
         if len(body) > self._max_bytes:
@@ -144,12 +156,9 @@ class MethodCodec:
             values = self._read(body)
         except _CBOR_ERRORS as error:
             raise self._invalid(f"the arguments cannot be read: {_reason(error)}") from None
-        if type(values) is not list or not self._required <= len(values) <= len(self._exact):
-            raise self._wrong_count(values)
-        for value, exact in zip(values, self._exact):  # noqa: B905 - trailing parameters may be left out
-            if type(value) not in exact:
-                return self._unpack(values)
-        return values
+        if type(values) is list and len(values) == 1 and type(values[0]) in self._first:
+            return values
+        return self._unpack(values)
 
     def encode_result(self, value: object) -> bytes:
         """Return the body of the response.
@@ -159,7 +168,7 @@ class MethodCodec:
             ResourceExhausted: the body is larger than ``max_bytes``.
         """
         try:
-            body = cbor2.dumps(value if type(value) in self._result_exact else self._result.pack(value))
+            body = dumps(value if type(value) in self._result_exact else self._result.pack(value))
         except Mismatch as mismatch:
             raise TypeError(
                 f"{self.definition.full_name}: returned the wrong type: result{mismatch.path}: {mismatch.problem}"
@@ -188,35 +197,47 @@ class MethodCodec:
             problem = f"the result cannot be read: {_reason(error)}"
         raise Internal(f"{self.definition.full_name}: {problem}")
 
-    def _bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> tuple[object, ...]:
-        parameters = self.definition.parameters
-        if len(args) > len(parameters):
-            raise self._invalid(f"takes {len(parameters)} arguments, got {len(args)}")
-        names = [parameter.name for parameter in parameters]
+    def _bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[object]:
+        bound = list(args)
+        end, named = len(args), 0
+        for name, default in self._signature[len(args) :]:
+            if name in kwargs:
+                bound.append(kwargs[name])
+                end, named = len(bound), named + 1
+            elif default is Requirement.REQUIRED:
+                raise self._unbound(args, kwargs, f"parameter {name!r} is missing")
+            else:
+                bound.append(default)
+        if named != len(kwargs) or len(args) > len(self._signature):
+            raise self._unbound(args, kwargs, f"takes {len(self._signature)} arguments, got {len(args)}")
+        del bound[end:]
+        return bound
+
+    def _unbound(self, args: tuple[object, ...], kwargs: Mapping[str, object], otherwise: str) -> InvalidArgument:
+        names = [name for name, _ in self._signature]
         for name in kwargs:
             if name not in names:
-                raise self._invalid(f"has no parameter {name!r}")
+                return self._invalid(f"has no parameter {name!r}")
             if name in names[: len(args)]:
-                raise self._invalid(f"got parameter {name!r} twice")
-        bound = list(args)
-        last = max([names.index(name) for name in kwargs], default=-1)
-        for index in range(len(args), max(last + 1, self._required)):
-            parameter = parameters[index]
-            if parameter.name not in kwargs and parameter.is_required:
-                raise self._invalid(f"parameter {parameter.name!r} is missing")
-            bound.append(kwargs.get(parameter.name, parameter.default))
-        return tuple(bound)
+                return self._invalid(f"got parameter {name!r} twice")
+        return self._invalid(otherwise)
 
-    def _pack(self, args: tuple[object, ...]) -> tuple[object, ...]:
-        return tuple([self._convert(index, conversion.pack, args[index]) for index, conversion in self._sent(args)])
+    def _pack(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> tuple[object, ...]:
+        bound = self._bind(args, kwargs) if kwargs or len(args) != len(self._signature) else args
+        return tuple(
+            [
+                value if type(value) in conversion.exact else self._convert(index, conversion.pack, value)
+                for index, (value, conversion) in enumerate(zip(bound, self._conversions, strict=False))
+            ]
+        )
 
-    def _unpack(self, values: list[object]) -> list[object]:
+    def _unpack(self, values: Any) -> list[object]:
+        if type(values) is not list or not self._required <= len(values) <= len(self._conversions):
+            raise self._wrong_count(values)
         return [
-            self._convert(index, conversion.unpack, values[index], None) for index, conversion in self._sent(values)
+            value if type(value) in conversion.exact else self._convert(index, conversion.unpack, value, None)
+            for index, (value, conversion) in enumerate(zip(values, self._conversions, strict=False))
         ]
-
-    def _sent(self, values: Any) -> list[tuple[int, Conversion]]:
-        return list(enumerate(self._conversions[: len(values)]))
 
     def _convert(self, index: int, function: Callable[..., Any], *arguments: Any) -> Any:
         name = self.definition.parameters[index].name
@@ -230,15 +251,15 @@ class MethodCodec:
     def _wrong_count(self, values: object) -> InvalidArgument:
         if not isinstance(values, list):
             return self._invalid(f"the arguments cannot be read: expected a list, got {type(values).__name__}")
-        if len(values) > len(self._exact):
-            return self._invalid(f"takes {len(self._exact)} arguments, got {len(values)}")
+        if len(values) > len(self._conversions):
+            return self._invalid(f"takes {len(self._conversions)} arguments, got {len(values)}")
         return self._invalid(f"parameter {self.definition.parameters[len(values)].name!r} is missing")
 
     def _unwritable(self, args: tuple[object, ...], error: BaseException) -> InvalidArgument:
         """Find the argument that CBOR cannot hold: text with lone surrogates, a list that contains itself."""
         for value, parameter in zip(args, self.definition.parameters, strict=False):
             try:
-                cbor2.dumps(value)
+                dumps(value)
             except _CBOR_ERRORS as own:
                 return self._invalid(f"{parameter.name}: cannot be sent: {_reason(own)}")
         return self._invalid(f"the arguments cannot be sent: {_reason(error)}")
