@@ -12,9 +12,10 @@ def main() -> None:
     try:
         from .cli.app import app  # noqa: PLC0415 - the extra may be missing
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in EXTRA:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRA:
             raise
-        sys.stderr.write(f"rpcnet: the command line needs {error.name}: pip install 'rpcnet[cli]'\n")
+        sys.stderr.write(f"rpcnet: the command line needs {missing}: pip install 'rpcnet[cli]'\n")
         raise SystemExit(2) from None
     app(prog_name="rpcnet")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
+import signal
 from collections import Counter
 
 import attrs
@@ -81,19 +81,19 @@ class Director:
 
 
 async def main() -> None:
-    """Start the cluster and serve until the process is ended."""
+    """Start the cluster and serve until a signal says to end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bind", default="127.0.0.1:7946", help="address and UDP port (%(default)s)")
     options = parser.parse_args()
     director = Director()
-    async with rpcnet.Node(
-        "director", bind=options.bind, services=[director], config=rpcnet.NodeConfig.local()
-    ) as node:
-        director.attach(node)
-        print(f"director serves at {node.address}", flush=True)
-        await trio.sleep_forever()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with rpcnet.Node(
+            "director", bind=options.bind, services=[director], config=rpcnet.NodeConfig.local()
+        ) as node:
+            director.attach(node)
+            print(f"director serves at {node.address}", flush=True)
+            await anext(signals)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        trio.run(main)
+    trio.run(main)

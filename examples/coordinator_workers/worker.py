@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
+import signal
 
 import attrs
 import trio
@@ -43,22 +43,22 @@ def count_primes(start: int, stop: int) -> int:
 
 
 async def main() -> None:
-    """Join the cluster and serve until the process is ended."""
+    """Join the cluster and serve until a signal says to end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True, help="a name that no other node of the cluster has")
     parser.add_argument("--seed", default="127.0.0.1:7946", help="the director's address (%(default)s)")
     options = parser.parse_args()
-    async with rpcnet.Node(
-        options.name,
-        seeds=[options.seed],
-        tags={"role": "worker"},
-        services=[Primes(options.name)],
-        config=rpcnet.NodeConfig.local(),
-    ) as node:
-        print(f"{node.name} serves at {node.address}", flush=True)
-        await trio.sleep_forever()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with rpcnet.Node(
+            options.name,
+            seeds=[options.seed],
+            tags={"role": "worker"},
+            services=[Primes(options.name)],
+            config=rpcnet.NodeConfig.local(),
+        ) as node:
+            print(f"{node.name} serves at {node.address}", flush=True)
+            await anext(signals)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        trio.run(main)
+    trio.run(main)

@@ -7,7 +7,7 @@ that holds nothing, has it done by any node, prints the result and leaves; "get"
 from __future__ import annotations
 
 import argparse
-import contextlib
+import signal
 import sys
 
 import trio
@@ -19,19 +19,23 @@ MISSING = "there is no such key"
 
 
 async def serve(options: argparse.Namespace) -> int:
-    """Hold a part of the cache until cancelled."""
+    """Hold a part of the cache until a signal says to end."""
     cache = Cache(replicas=options.replicas)
-    async with rpcnet.Node(
-        options.name,
-        bind=options.bind,
-        seeds=options.seed,
-        tags={"role": "cache"},
-        services=[cache],
-        config=rpcnet.NodeConfig.local(),
-    ) as node:
-        cache.attach(node)
-        print(f"{node.name} serves at {node.address}", flush=True)
-        await cache.follow()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with rpcnet.Node(
+            options.name,
+            bind=options.bind,
+            seeds=options.seed,
+            tags={"role": "cache"},
+            services=[cache],
+            config=rpcnet.NodeConfig.local(),
+        ) as node:
+            cache.attach(node)
+            print(f"{node.name} serves at {node.address}", flush=True)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cache.follow)
+                await anext(signals)
+                nursery.cancel_scope.cancel()
     return 0
 
 
@@ -79,9 +83,7 @@ def main() -> int:
             program = operate
         case _:
             parser.error("an operation is one of: get KEY, put KEY VALUE [TTL], delete KEY")
-    with contextlib.suppress(KeyboardInterrupt):
-        return trio.run(program, options)
-    return 130
+    return trio.run(program, options)
 
 
 if __name__ == "__main__":
