@@ -187,6 +187,11 @@ class Node:
             raise RuntimeError("the node is not running: use it inside its `async with` block")
         return self._parts
 
+    def _kill(self) -> None:
+        """See to it that the end of the block says no goodbye, as if the process were killed; for simulations."""
+        if self._parts is not None:
+            self._parts.is_killed = True
+
     def _client_host(self) -> ClientHost:
         parts = self._running
         return ClientHost(self._registry, parts.endpoint, self._config, _child(parts.rng))
@@ -324,6 +329,7 @@ class _Parts:
     rng: Random
     joiner: Joiner
     seeds: list[str]
+    is_killed: bool = False
     _has_left: bool = False
     _is_draining: bool = False
 
@@ -407,8 +413,9 @@ class _Parts:
 
     async def goodbye(self) -> None:
         """Leave if that has not been done, and close all connections."""
-        await self.leave()
-        self.endpoint.close_connections()
+        if not self.is_killed:
+            await self.leave()
+            self.endpoint.close_connections()
 
     def close(self) -> None:
         """Close the port and end all subscriptions."""
