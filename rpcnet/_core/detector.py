@@ -5,7 +5,9 @@ The rules of this file:
 * One node is probed per period (``probing.py``); suspicions are checked besides, at once, by their jury. A cycle that
   failed for mere loss is repeated in the next period, twice at most, and the silences multiply.
 * A failed cycle is evidence (``phi.py``). At ``suspicion_phi`` it starts a suspicion; against a node already suspected
-  it counts whatever it is worth. The same accuser failing again adds half a point.
+  it counts whatever it is worth. Each further cycle to the same node that fails without one in between that does not
+  adds half a point, so that even a node whose every probe fails, and that therefore hardly believes itself, ends up
+  seeing the others as failed.
 * A verdict takes the evidence of several accusers and time enough for the suspect to refute (``suspicion.py``).
 * Who is late itself judges nobody: when this node's own timer comes more than T/4 late, the cycles under way are
   void and start again, and the clocks of all suspicions stand still for as long as the node did; after more than
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DetectorMachine", "DetectorSnapshot"]
 
-_REPEATED_ACCUSATION = 0.5
+_REPEATED_FAILURE = 0.5
 _MAX_REPEATS = 2
 _LATE_ANSWERS = 4.0
 
@@ -102,6 +104,7 @@ class DetectorMachine:
         self._nodes: dict[str, NodeInfo] = {}
         self._cycles: dict[str, Cycle] = {}
         self._cases: dict[str, Case] = {}
+        self._streaks: dict[str, int] = {}
         self._latest: dict[str, float] = {local_id: 0.0}
         self._sent: dict[int, _Sent] = {}
         self._seq = rng.randrange(FIRST_RELAY_SEQ)
@@ -183,6 +186,7 @@ class DetectorMachine:
         self._ring.remove(node_id)
         self._cycles.pop(node_id, None)
         self._cases.pop(node_id, None)
+        self._streaks.pop(node_id, None)
         self._latest.pop(node_id, None)
         self._credibility.forget(node_id)
         self._round_trips.forget(node_id)
@@ -284,6 +288,7 @@ class DetectorMachine:
 
     def _succeed(self, node_id: str) -> None:
         self._cycles.pop(node_id, None)
+        self._streaks.pop(node_id, None)
         self._credibility.observe(node_id, failed=False)
         if self._latest.get(node_id) != 0.0:
             self._latest[node_id] = 0.0
@@ -294,13 +299,16 @@ class DetectorMachine:
         del self._cycles[node.id]
         self._credibility.observe(node.id, failed=True)
         silence = cycle.silence * silence_probability(self._round_trips, node.id, cycle.trials, now)
+        streak = self._streaks.get(node.id, 0)
+        self._streaks[node.id] = streak + 1
         phi = -math.log10(silence + self._credibility.doubt(self._supported()))
         self._latest[node.id] = max(phi, 0.0)
+        phi += streak * _REPEATED_FAILURE
         self._snapshot = None
         case = self._cases.get(node.id)
         own = None if case is None else case.accusers.get(self._local_id)
         if own is not None:
-            phi = own + _REPEATED_ACCUSATION
+            phi = max(phi, own + _REPEATED_FAILURE)
         elif case is None and phi < self._config.suspicion_phi:
             if silence > 10.0**-self._config.suspicion_phi / 2 and cycle.repeats < _MAX_REPEATS:
                 self._begin(node.id, cycle.started_at + self._period, after=cycle, silence=silence)
