@@ -225,7 +225,7 @@ def _marked_methods(cls: type) -> dict[str, tuple[types.FunctionType, _Mark]]:
     defined: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         for name, member in vars(base).items():
-            mark = getattr(member, _MARK, None)
+            mark = getattr(getattr(member, "__func__", member), _MARK, None)
             if isinstance(mark, _Mark):
                 marks[name] = mark
             if name in marks:
@@ -290,9 +290,12 @@ def _check_shape(method: types.FunctionType, hints: Mapping[str, Any], where: st
     check_annotation(hints["return"], _place(where, "return"))
 
 
+_SELF_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
+
+
 def _parameters(method: types.FunctionType, hints: Mapping[str, Any], where: str) -> tuple[Parameter, ...]:
     declared = list(inspect.signature(method).parameters.values())
-    if not declared or declared[0].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+    if not declared or declared[0].kind not in _SELF_KINDS:
         raise ConfigError(f"{where}: the first parameter must be self")
     return tuple(_parameter(parameter, hints, where) for parameter in declared[1:])
 
