@@ -28,7 +28,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from ..errors import ConfigError, SecurityError
+from rpcnet.errors import ConfigError, SecurityError
+
 from .addresses import is_loopback, parse_address
 from .sealing import GossipKey
 from .secrets_file import check_strength, read_or_create_secret
@@ -204,14 +205,13 @@ class Security:
 
     def _check_extensions(self, extensions: x509.Extensions) -> str:
         try:
-            constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+            if extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+                raise SecurityError("the peer's certificate is that of an authority")
             usage = extensions.get_extension_for_class(x509.KeyUsage).value
             extended = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
             names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound as error:
             raise SecurityError(f"the peer's certificate lacks the extension {error.oid.dotted_string}") from None
-        if constraints.ca:
-            raise SecurityError("the peer's certificate is that of an authority")
         if not usage.digital_signature or usage.key_cert_sign:
             raise SecurityError("the peer's certificate has the wrong key usage")
         if not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} <= set(extended):
