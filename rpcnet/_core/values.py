@@ -266,7 +266,8 @@ class MethodCodec:
 
     def _too_large(self, what: str, body: bytes) -> RpcNetError:
         name = self.definition.full_name
-        message = f"{name}: the {what} have {len(body)} bytes, at most {self._max_bytes} are allowed"
+        has = "arguments have" if what == "arguments" else "result has"
+        message = f"{name}: the {has} {len(body)} bytes, at most {self._max_bytes} are allowed"
         return ResourceExhausted(message, never_ran=what == "arguments")
 
     def _invalid(self, problem: str) -> InvalidArgument:
