@@ -43,12 +43,13 @@ __all__ = ["ClientSession"]
 class _Waiter:
     """One caller that waits: its task, where its call is, and in the end the outcome that it is woken with."""
 
-    __slots__ = ("_session", "body", "call_id", "error", "stream_id", "task")
+    __slots__ = ("_session", "body", "call_id", "error", "lane", "stream_id", "task")
 
     def __init__(self, session: ClientSession, task: trio.lowlevel.Task) -> None:
         self._session = session
         self.task = task
         self.call_id = 0
+        self.lane = -1
         self.stream_id: int | None = None
         self.error: Exception | None = None
         self.body = b""
@@ -79,7 +80,7 @@ class ClientSession(Session):
         self._calls: OutgoingCalls[_Waiter] = OutgoingCalls()
         self._methods: dict[tuple[str, str], MethodEntry] = {}
         self._lanes: list[int] = []
-        self._next_lane = 0
+        self._lane = -1
         self._max_calls = 0
         self._slots: deque[trio.Event] = deque()
         self._control = -1
@@ -138,11 +139,15 @@ class ClientSession(Session):
         self._check_open()
         waiter = _Waiter(self, current_task())
         waiter.call_id = self._calls.begin(waiter)
-        lane = self._take_lane()
-        self.write(lane, encode_frame(FrameKind.CALL, waiter.call_id, number, timeout_ms, body))
-        if len(self._calls) == 1 and not self._pump.busy:
-            self._pump.flush()
-        waiter.stream_id = None
+        is_alone = len(self._calls) == 1 and not self._pump.busy
+        if is_alone:
+            self._pump.busy = True  # nobody else need be woken to flush: that is done at once, here
+        if not self._queued:
+            self._next_lane()
+        waiter.lane = self._lane
+        self.write(self._lane, encode_frame(FrameKind.CALL, waiter.call_id, number, timeout_ms, body))
+        if is_alone:
+            self._pump.finish()
         return cast("bytes", await wait_task_rescheduled(waiter.abort))
 
     async def _call_on_stream(self, number: int, body: bytes, timeout_ms: int) -> bytes:
@@ -180,9 +185,7 @@ class ClientSession(Session):
             return
         self._free_slot()
         if waiter.stream_id is None:
-            for lane in self._lanes:  # any lane does: the server looks the call up by its number
-                self.write(lane, encode_frame(FrameKind.CANCEL, waiter.call_id))
-                break
+            self.write(waiter.lane, encode_frame(FrameKind.CANCEL, waiter.call_id))
         else:
             self._streams.pop(waiter.stream_id, None)
             self.link.reset(waiter.stream_id, STREAM_CANCELLED)
@@ -194,16 +197,17 @@ class ClientSession(Session):
         if self.is_draining:
             raise Unavailable(f"{self.peer_name} is draining", never_ran=True)
 
-    def _take_lane(self) -> int:
+    def _next_lane(self) -> None:
+        """Take another lane for what goes out with the next flush; all of one flush shares a lane, hence a packet."""
         lanes = self._lanes
         if len(lanes) < self._config.lanes:
             lane = self.link.open_stream()
+            lanes.append(lane)
             self.write(lane, bytes([StreamKind.LANE]))
             self.expect(lane, StreamKind.LANE)
-            lanes.append(lane)
-            return lane
-        self._next_lane = index = (self._next_lane + 1) % len(lanes)
-        return lanes[index]
+        else:
+            lane = lanes[(lanes.index(self._lane) + 1) % len(lanes)]
+        self._lane = lane
 
     async def _wait_for_slot(self) -> None:
         while self._closed is None and len(self._calls) >= self._max_calls:

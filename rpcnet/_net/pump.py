@@ -215,13 +215,13 @@ class PortPump:
             reschedule(task)
 
     async def _flush_on_request(self) -> None:
+        await trio.lowlevel.checkpoint()
         while True:
-            if self.has_output:
-                await trio.lowlevel.checkpoint()
-            else:
+            if not self.has_output:
                 self._parked_flusher = current_task()
                 await wait_task_rescheduled(self._abort_flusher)
-            self.flush()
+            if self.has_output:
+                self.flush()
 
     def _abort_flusher(self, _: RaiseCancelT) -> Abort:
         self._parked_flusher = None

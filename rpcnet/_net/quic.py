@@ -209,7 +209,7 @@ class QuicEndpoint:
         for link in touched:
             link.touched = False
             if link.closed is None:
-                self._settle(link)
+                self._settle(link, now)
 
     def flush(self, now: float) -> int:
         """Send what waits to be sent; return how many datagrams the port took."""
@@ -281,8 +281,6 @@ class QuicEndpoint:
             self._break(link)
         link.acked = True
         self._touch(link)
-        if not link.dirty:
-            self._mark_dirty(link)
 
     def _touch(self, link: QuicLink) -> None:
         if not link.touched:
@@ -339,7 +337,18 @@ class QuicEndpoint:
 
     # --- events
 
-    def _settle(self, link: QuicLink) -> None:
+    def _settle(self, link: QuicLink, now: float) -> None:
+        self._hand_on_events(link)
+        if link.closed is not None or link.dirty:
+            return
+        if link.is_ready and link.buffered_bytes <= link.engine.bytes_in_flight:
+            # Only an acknowledgement is due; it rides with what is written next, or goes out by the timer.
+            if link.wake_at > now + _SOON:
+                self._arm(link, now)
+        else:
+            self._mark_dirty(link)
+
+    def _hand_on_events(self, link: QuicLink) -> None:
         engine = link.engine
         next_event = engine.next_event
         while (event := next_event()) is not None:

@@ -226,6 +226,13 @@ class Engine(QuicConnection):
         if stream is not None and not stream.receiver.is_finished and self._stream_can_receive(stream_id):
             stream.receiver.stop(code)
 
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, tuple[str, int]]]:
+        """Return what is to be sent; what is acknowledged with a delay otherwise rides along with data now."""
+        space = self._spaces.get(tls.Epoch.ONE_RTT)
+        if space is not None and space.ack_at is not None and space.ack_at > now:
+            space.ack_at = now
+        return super().datagrams_to_send(now)
+
     # --- where the engine is made to behave
 
     def _initialize(self, peer_cid: bytes) -> None:
