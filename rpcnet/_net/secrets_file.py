@@ -18,7 +18,7 @@ import stat
 import string
 from pathlib import Path
 
-from ..errors import SecurityError
+from rpcnet.errors import SecurityError
 
 __all__ = ["check_strength", "read_or_create_secret", "secret_path"]
 
@@ -26,7 +26,9 @@ _NEEDED_BITS = 128
 _NEEDED_KINDS = 8
 _MAX_FILE_BYTES = 4096
 _ADVICE = 'use what `python -c "import secrets; print(secrets.token_urlsafe(32))"` prints'
-_ALPHABETS = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
+_DIGITS, _HEXADECIMAL = frozenset(string.digits), frozenset(string.hexdigits)
+_LOWER, _UPPER = frozenset(string.ascii_lowercase), frozenset(string.ascii_uppercase)
+_BASE64 = _DIGITS | _LOWER | _UPPER | frozenset("+/-_=")
 _OTHER_CHARACTERS = 33
 
 
@@ -43,10 +45,15 @@ def check_strength(secret: str | bytes, what: str) -> bytes:
     if not isinstance(secret, (str, bytes)):
         raise SecurityError(f"{what} must be str or bytes, not {type(secret).__name__}")
     material = secret.encode() if isinstance(secret, str) else bytes(secret)
-    once = material[: (material + material).find(material, 1)] if material else b""
+    once = _without_repetition(material)
     if len(set(once)) < _NEEDED_KINDS or _bits(once) < _NEEDED_BITS:
         raise SecurityError(f"{what} is too weak: it must have at least 16 bytes of entropy; {_ADVICE}")
     return material
+
+
+def _without_repetition(material: bytes) -> bytes:
+    periods = range(1, len(material) // 2 + 1)
+    return material[: next((period for period in periods if material.startswith(material[period:])), len(material))]
 
 
 def _bits(material: bytes) -> float:
@@ -54,14 +61,19 @@ def _bits(material: bytes) -> float:
         text = material.decode()
     except UnicodeDecodeError:
         return 8.0 * len(material)
-    if not text.isprintable():
-        return 8.0 * len(material)
-    if all(character in string.hexdigits for character in text):
-        return 4.0 * len(text)
-    used = [alphabet for alphabet in _ALPHABETS if any(character in alphabet for character in text)]
-    plain = all(any(character in alphabet for alphabet in used) for character in text)
-    size = sum(map(len, used)) + (0 if plain else _OTHER_CHARACTERS)
-    return math.log2(size) * len(text)
+    return math.log2(_alphabet_size(set(text))) * len(text) if text.isprintable() else 8.0 * len(material)
+
+
+def _alphabet_size(used: set[str]) -> int:
+    if used <= _DIGITS:
+        return 10
+    if used <= _HEXADECIMAL:
+        return 16
+    both_cases = bool(used & _LOWER) and bool(used & _UPPER)
+    if used <= _BASE64 and both_cases:
+        return 64
+    size = sum(len(alphabet) for alphabet in (_DIGITS, _LOWER, _UPPER) if used & alphabet)
+    return size + (0 if used <= _DIGITS | _LOWER | _UPPER else _OTHER_CHARACTERS)
 
 
 def secret_path() -> Path:
@@ -105,12 +117,14 @@ def _create(place: Path) -> None:
 
 def _read(place: Path) -> bytes:
     descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(file.fileno())
+    try:
+        about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise SecurityError(f"secret file {place}: must be a plain file")
         if about.st_uid != os.geteuid():
             raise SecurityError(f"secret file {place}: must belong to the user who runs this process")
         if about.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise SecurityError(f"secret file {place}: must not be accessible to others; run `chmod 600 {place}`")
-        return file.read(_MAX_FILE_BYTES).strip()
+        return os.read(descriptor, _MAX_FILE_BYTES).strip()
+    finally:
+        os.close(descriptor)
