@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "examples
 
 from cache import Cache, Entry, Version, ranking
 
-KEYS = [f"key{number}" for number in range(12)]
+KEYS = [f"key{number}" for number in range(8)]
 CONVERGED = 30.0
 """Seconds of virtual time within which a change of membership is known everywhere."""
 

@@ -150,7 +150,9 @@ class LiveView:
             ProgressBar(total=max(board.total, 1), completed=board.done, width=50),
             f"{board.done} of {board.total} files",
         )
-        return Group(progress, _table(board.nodes), *(Text(line) for line in self._lines))
+        return Group(
+            progress, _table(board.nodes), *(Text(line, no_wrap=True, overflow="ellipsis") for line in self._lines)
+        )
 
 
 def _table(nodes: tuple[NodeRow, ...]) -> Table:
