@@ -52,8 +52,7 @@ class _Counts:
 class _Target:
     """What a stub's method calls: fixed when the stub is made."""
 
-    service: str
-    method: str
+    name: tuple[str, str]
     codec: MethodCodec
     idempotent: bool | None
     where: Selector
@@ -150,8 +149,7 @@ class ClusterClient:
         methods: dict[str, object] = {}
         for method in definition.methods.values():
             target = _Target(
-                service=definition.name,
-                method=method.name,
+                name=(definition.name, method.name),
                 codec=codecs[method.name],
                 idempotent=method.idempotent,
                 where=selector,
@@ -226,7 +224,7 @@ class ClusterClient:
             definition = MethodDefinition(method, service, Shape.UNARY, parameters, Any, idempotent=False)
             codec = compile_method(definition, max_depth=rpc.max_depth, max_bytes=rpc.max_message_bytes)
             self._generic[full_name, annotations] = codec
-        return _Target(service, method, codec, None, Selector.parse(where), node, wait)
+        return _Target((service, method), codec, None, Selector.parse(where), node, wait)
 
     # --- one call
 
@@ -257,7 +255,7 @@ class ClusterClient:
                 await trio.lowlevel.checkpoint()  # if it was the caller's own deadline, this is where it strikes
             idempotent = target.idempotent
             if idempotent is None:
-                idempotent = self._idempotent.get((target.service, target.method), False)
+                idempotent = self._idempotent.get(target.name, False)
             delay = state.on_failure(error, idempotent=idempotent, rng=self._rng, now=trio.current_time())
             if delay is None:
                 raise error
@@ -281,9 +279,9 @@ class ClusterClient:
         try:
             endpoint = self._host.endpoint
             session = endpoint.session(node.address, node.name) or await endpoint.connect(node.address, node.name)
-            method = session.method(target.service, target.method)
+            method = session.method(target.name)
             if target.idempotent is None:
-                self._idempotent[target.service, target.method] = method.idempotent
+                self._idempotent[target.name] = method.idempotent
             timeout = timeout_to_wire(deadline - trio.current_time()) if deadline != _NEVER else 0
             result = await session.call(method.number, body, timeout)
         except BaseException:
@@ -308,7 +306,7 @@ class ClusterClient:
         if target.node is not None:
             pinned = snapshot.get(target.node)
             return pinned if pinned is not None and pinned.is_usable else None
-        nodes = snapshot.workers(target.service, target.where)
+        nodes = snapshot.workers(target.name[0], target.where)
         if tried:
             nodes = tuple(node for node in nodes if node.id not in tried) or nodes
         return self._choose(nodes) if nodes else None
@@ -325,6 +323,6 @@ class ClusterClient:
         if target.node is not None:
             known = self._host.registry.get(target.node)
             state = "is not known" if known is None else f"is {known.state.value}"
-            return f"node {target.node!r}, which {target.service}.{target.method} was to be called on, {state}"
+            return f"node {target.node!r}, which {'.'.join(target.name)} was to be called on, {state}"
         where = f" where {str(target.where)!r}" if str(target.where) else ""
-        return f"no live node serves {target.service}{where}"
+        return f"no live node serves {target.name[0]}{where}"

@@ -50,6 +50,7 @@ MAX_TIMEOUT_MS = 0xFFFF_FFFF
 _MAX_MESSAGE_CHARS = 8192
 _pack = _HEADER.pack
 _unpack_from = _HEADER.unpack_from
+_new_tuple = tuple.__new__  # what Frame(...) does, without the detour through a Python function
 
 
 class StreamKind(enum.IntEnum):
@@ -162,7 +163,7 @@ class FrameReader:
                 self._parts = [data[offset:] if offset else data]
                 self._missing = end - size
                 return frames
-            frames.append(Frame(kind, call_id, a, b, data[start:end]))
+            frames.append(_new_tuple(Frame, (kind, call_id, a, b, data[start:end])))
             offset = end
         self._rest = data[offset:] if offset else data
         return frames

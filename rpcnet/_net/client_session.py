@@ -84,13 +84,11 @@ class ClientSession(Session):
         self._max_calls = 0
         self._slots: deque[trio.Event] = deque()
         self._control = -1
+        self._lane_limit = config.lane_limit_bytes
+        self.is_open = False
+        """Whether calls can be sent at once."""
         self.is_draining = False
         """Whether the server said that it takes no new calls."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether calls can be sent at once."""
-        return self._opened.is_set() and self._closed is None
 
     @property
     def calls_in_flight(self) -> int:
@@ -109,15 +107,15 @@ class ClientSession(Session):
         if self._closed is not None:
             raise self._why_closed(never_ran=True)
 
-    def method(self, service: str, method: str) -> MethodEntry:
-        """Return what the server said of a method.
+    def method(self, name: tuple[str, str]) -> MethodEntry:
+        """Return what the server said of a method, given the names of its service and of itself.
 
         Raises:
             Unimplemented: the server does not have it.
         """
-        entry = self._methods.get((service, method))
+        entry = self._methods.get(name)
         if entry is None:
-            raise Unimplemented(f"{self.peer_name} does not serve {service}.{method}", never_ran=True)
+            raise Unimplemented(f"{self.peer_name} does not serve {'.'.join(name)}", never_ran=True)
         return entry
 
     async def call(self, number: int, body: bytes, timeout_ms: int) -> bytes:
@@ -133,10 +131,10 @@ class ClientSession(Session):
         """
         if len(self._calls) >= self._max_calls:
             await self._wait_for_slot()
-        size = len(body)
-        if size > self._config.lane_limit_bytes:
+        if len(body) > self._lane_limit:
             return await self._call_on_stream(number, body, timeout_ms)
-        self._check_open()
+        if self._closed is not None or self.is_draining:
+            self._check_open()
         waiter = _Waiter(self, current_task())
         waiter.call_id = self._calls.begin(waiter)
         is_alone = len(self._calls) == 1 and not self._pump.busy
@@ -148,12 +146,13 @@ class ClientSession(Session):
         self.write(self._lane, encode_frame(FrameKind.CALL, waiter.call_id, number, timeout_ms, body))
         if is_alone:
             self._pump.finish()
-        return cast("bytes", await wait_task_rescheduled(waiter.abort))
+        result: bytes = await wait_task_rescheduled(waiter.abort)
+        return result
 
     async def _call_on_stream(self, number: int, body: bytes, timeout_ms: int) -> bytes:
-        limit = min(self._config.max_message_bytes, self.peer_hello.max_message_bytes if self.peer_hello else 0)
-        if len(body) > limit:
-            raise ResourceExhausted(f"request of {len(body)} bytes is above the limit of {limit}", never_ran=True)
+        if len(body) > self.message_limit:
+            message = f"request of {len(body)} bytes is above the limit of {self.message_limit}"
+            raise ResourceExhausted(message, never_ran=True)
         await self.wait_for_room()
         return await self._request(StreamKind.CALL, FrameKind.CALL, number, timeout_ms, body)
 
@@ -177,7 +176,8 @@ class ClientSession(Session):
         self.expect(stream_id, stream_kind).call_id = waiter.call_id
         frame = encode_frame(kind, waiter.call_id, number, timeout_ms, body)
         self.write_last(stream_id, bytes([stream_kind]) + frame)
-        return cast("bytes", await wait_task_rescheduled(waiter.abort))
+        result: bytes = await wait_task_rescheduled(waiter.abort)
+        return result
 
     def give_up(self, waiter: _Waiter) -> None:
         """Tell the server that nobody waits for a call any more."""
@@ -251,6 +251,7 @@ class ClientSession(Session):
         """Learn the server's methods and limits, and let the callers go."""
         self._max_calls = hello.max_calls
         self._methods = {(s.name, m.name): m for s in hello.services for m in s.methods}
+        self.is_open = True
         self._opened.set()
 
     def on_control(self, frame: Frame) -> None:
@@ -302,6 +303,7 @@ class ClientSession(Session):
 
     def on_closed(self, reason: LinkClosed) -> None:
         """End every call."""
+        self.is_open = False
         self._on_end()
         self._opened.set()
         for waiter in self._calls.end_all():

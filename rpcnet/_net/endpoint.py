@@ -88,7 +88,7 @@ class Endpoint:
         self._environment = environment
         self._config = config
         self._hello = hello
-        self._dialled: dict[tuple[Address, str | None], ClientSession] = {}
+        self._dialled: dict[tuple[str, str | None], ClientSession] = {}
         self._accepted: dict[ServerSession, None] = {}
         self._quic = QuicEndpoint(
             port=port,
@@ -133,7 +133,7 @@ class Endpoint:
 
     def session(self, address: str, name: str | None) -> ClientSession | None:
         """Return the open connection to an address, if there is one."""
-        session = self._dialled.get((parse_address(address), name))
+        session = self._dialled.get((address, name))
         return session if session is not None and session.is_open else None
 
     async def connect(self, address: str, name: str | None = None) -> ClientSession:
@@ -148,14 +148,13 @@ class Endpoint:
             Unauthenticated: one side did not prove who it is.
             VersionMismatch: there is no common protocol version.
         """
-        target = parse_address(address)
-        session = self._dialled.get((target, name))
+        session = self._dialled.get((address, name))
         if session is not None and session.is_open:
             return session
         if session is None:
-            host, port = target
+            host, port = parse_address(address)
             resolved = (await self._environment.resolve(host))[0], port
-            session = self._dialled.get((target, name)) or self._dial(target, resolved, name)
+            session = self._dialled.get((address, name)) or self._dial(address, resolved, name)
         try:
             with trio.fail_after(self._config.rpc.connect_timeout):
                 await session.wait_open()
@@ -166,8 +165,8 @@ class Endpoint:
             raise Unavailable(message, never_ran=True) from None
         return session
 
-    def _dial(self, target: Address, resolved: Address, name: str | None) -> ClientSession:
-        key = (target, name)
+    def _dial(self, address: str, resolved: Address, name: str | None) -> ClientSession:
+        key = (address, name)
         session = ClientSession(self.pump, self._config.rpc, self._hello(), on_end=lambda: self._dialled.pop(key, None))
         self._dialled[key] = session
         session.attach(self._quic.dial(resolved, session, expected_name=name, now=trio.current_time()))

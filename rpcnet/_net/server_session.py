@@ -119,11 +119,12 @@ class ServerSession(Session):
 
     def answer(self, call: IncomingCall, body: bytes) -> None:
         """Send the result of a call; one above the client's limit becomes ``ResourceExhausted``."""
-        limit = min(self._config.max_message_bytes, self.peer_hello.max_message_bytes if self.peer_hello else 0)
-        if len(body) > limit:
-            self.refuse(call, ResourceExhausted(f"result of {len(body)} bytes is above the limit of {limit}"))
+        size = len(body)
+        if size > self.message_limit:
+            error = ResourceExhausted(f"result of {size} bytes is above the limit of {self.message_limit}")
+            self.refuse(call, error)
             return
-        self._send(call, encode_frame(FrameKind.RESULT, call.call_id, body=body), len(body))
+        self._send(call, encode_frame(FrameKind.RESULT, call.call_id, 0, 0, body), size)
 
     def refuse(self, call: IncomingCall, error: StatusError) -> None:
         """Send the error that a call ended with."""
@@ -139,7 +140,7 @@ class ServerSession(Session):
             self.link.reset(call.stream_id, STREAM_CANCELLED)
 
     def _send(self, call: IncomingCall, frame: bytes, size: int) -> None:
-        if call.is_cancelled or self.is_closed:
+        if call.is_cancelled or self._closed is not None:
             self.forget(call)
             return
         self._incoming.end(call.call_id)

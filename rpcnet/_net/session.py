@@ -106,6 +106,8 @@ class Session(ABC):
         self._room: deque[trio.Event] = deque()
         self.peer_hello: Hello | None = None
         """What the other side said first; None until it has."""
+        self.message_limit = 0
+        """The longest body that both sides take; 0 before HELLO."""
         self.heard_at = float("-inf")
         """When data of the verified peer last arrived, in Trio time."""
         self.failure: Exception | None = None
@@ -244,10 +246,9 @@ class Session(ABC):
                 return
             stream = self._begin_stream(stream_id, data[0])
             data = data[1:]
+        take = self._take_control if stream.kind is StreamKind.CONTROL else self.on_frame
         for frame in stream.reader.feed(data):
-            self._route(stream_id, stream, frame)
-            if self.failure is not None:
-                return
+            take(stream_id, stream, frame)
         if end:
             self._streams.pop(stream_id, None)
             if not stream.reader.is_between_frames:
@@ -274,19 +275,17 @@ class Session(ABC):
         stream = self._streams[stream_id] = InboundStream(kind, limit)
         return stream
 
-    def _route(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:
-        if stream.kind is StreamKind.CONTROL:
-            if frame.kind != FrameKind.HELLO:
-                self.on_control(frame)
-                return
-            if self.peer_hello is not None:
-                raise ProtocolError("HELLO frame: it was said already")
-            hello = decode_hello(frame.body)
-            self.peer_hello = hello
-            check_versions(self._hello, hello)
-            self.on_hello(hello)
-        else:
-            self.on_frame(stream_id, stream, frame)
+    def _take_control(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:
+        if frame.kind != FrameKind.HELLO:
+            self.on_control(frame)
+            return
+        if self.peer_hello is not None:
+            raise ProtocolError("HELLO frame: it was said already")
+        hello = decode_hello(frame.body)
+        self.peer_hello = hello
+        self.message_limit = min(self._config.max_message_bytes, hello.max_message_bytes)
+        check_versions(self._hello, hello)
+        self.on_hello(hello)
 
     def say_hello(self, stream_id: int, prefix: bytes = b"") -> None:
         """Send this side's HELLO on the control stream."""

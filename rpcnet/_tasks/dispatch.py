@@ -223,7 +223,7 @@ class Dispatcher:
     def _prepare(self, call: IncomingCall) -> tuple[Handler, list[object]]:
         if self.is_draining:
             raise Unavailable("the node is draining", never_ran=True)
-        if call.deadline <= trio.current_time():
+        if call.deadline != _NEVER and call.deadline <= trio.current_time():
             raise DeadlineExceeded("the deadline passed before the call was started", never_ran=True)
         handler = self._table.get(call.number)
         if handler is None:
