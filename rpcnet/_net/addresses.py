@@ -12,7 +12,7 @@ import ipaddress
 from functools import lru_cache
 from typing import Any
 
-from ..errors import ConfigError
+from rpcnet.errors import ConfigError
 
 __all__ = ["Address", "format_address", "from_socket", "is_literal", "is_loopback", "is_wildcard", "parse_address"]
 

@@ -20,7 +20,8 @@ from random import Random
 import attrs
 import trio
 
-from ..errors import ConfigError
+from rpcnet.errors import ConfigError
+
 from .addresses import Address, format_address, is_literal, is_loopback, is_wildcard, parse_address
 from .ports import SAFE_DATAGRAM_BYTES, PortStatistics
 
@@ -110,7 +111,7 @@ class MemoryPort:
         self._sent += taken
         return taken
 
-    def max_datagram_bytes(self, host: str) -> int:  # noqa: ARG002 - the same MTU everywhere
+    def max_datagram_bytes(self, host: str) -> int:
         """Return the MTU of the simulated network."""
         return SAFE_DATAGRAM_BYTES
 

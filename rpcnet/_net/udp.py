@@ -20,7 +20,8 @@ from random import Random
 
 import trio
 
-from ..errors import ConfigError
+from rpcnet.errors import ConfigError
+
 from .addresses import Address, format_address, from_socket, is_literal, is_loopback, parse_address
 from .ports import SAFE_DATAGRAM_BYTES, PortStatistics
 
