@@ -73,7 +73,7 @@ async def mistakes_are_seen(greeter: Greeter) -> None:
     # Each of these is an error; mypy says so when one is not, because the comment is then unused.
     await greeter.hello(1)  # type: ignore[arg-type]
     await greeter.hello()  # type: ignore[call-arg]
-    await greeter.hello("a", True)  # type: ignore[misc]
+    await greeter.hello("a", "loud")  # type: ignore[arg-type]
     await greeter.hello("a", shout=True)  # type: ignore[call-arg]
     number: int = await greeter.hello("a")  # type: ignore[assignment]
     await greeter.goodbye()  # type: ignore[attr-defined]
