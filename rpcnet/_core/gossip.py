@@ -11,6 +11,7 @@ The rules of this file:
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 
 __all__ = ["GossipQueue"]
 
@@ -56,25 +57,28 @@ class GossipQueue:
         if level is not None:
             del self._levels[level][subject]
 
-    def take(self, budget_bytes: int, n_members: int, first_about: str | None = None) -> list[bytes]:
+    def take(
+        self, budget_bytes: int, n_members: int, first_about: str | None = None, *, without: Container[str] = ()
+    ) -> list[bytes]:
         """Return updates of at most ``budget_bytes`` together, and count each as sent once.
 
         Args:
             budget_bytes: room in the datagram.
             n_members: the cluster's size, for the transmit limit.
             first_about: id of the receiver: an update about it goes first, so that it can refute.
+            without: subjects to leave out, because the datagram says it already.
         """
         limit = self.transmit_limit(n_members)
         self._drop_spent(limit)
         chosen: list[str] = []
         taken: list[bytes] = []
-        if first_about is not None and first_about in self._sent:
+        if first_about is not None and first_about in self._sent and first_about not in without:
             budget_bytes = self._pick(first_about, budget_bytes, chosen, taken)
         for level in self._levels:
             for subject in level:
                 if budget_bytes < _SMALLEST_UPDATE:
                     break
-                if subject != first_about:
+                if subject != first_about and subject not in without:
                     budget_bytes = self._pick(subject, budget_bytes, chosen, taken)
         for subject in chosen:
             self._count(subject, limit)

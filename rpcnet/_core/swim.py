@@ -43,6 +43,7 @@ from .messages import (
     Ping,
     PingReq,
     Status,
+    Update,
     decode_datagram,
     decode_state,
     encode_datagram,
@@ -229,7 +230,7 @@ class SwimMachine:
         believed = None if asker is None or asker.record.state is NodeState.ALIVE else Status.of(asker.record)
         ack = Ack(ping.seq, local.id, local.id, Status.of(local), you=believed, is_stranger=asker is None)
         is_outdated = (ping.known.boot_id, ping.known.meta_version) != (local.boot_id, local.meta_version)
-        return [self._send(source, ack, about=ping.sender, first=[encode_update(local)] if is_outdated else [])]
+        return [self._send(source, ack, about=ping.sender, first=[Update(local)] if is_outdated else [])]
 
     def _help(self, request: PingReq, source: str, now: float) -> list[Effect]:
         if request.target == self.local.id:
@@ -263,7 +264,7 @@ class SwimMachine:
         if ack.you is not None:
             self._defend(ack.you, origin.at)
         if ack.is_stranger or (ack.you is not None and ack.you != Status.of(self.local)):
-            effects.append(self._send(source, None, about=None, first=[encode_update(self.local)]))
+            effects.append(self._send(source, None, about=None, first=[Update(self.local)]))
         return effects
 
     def _hear_first_hand(self, ack: Ack, origin: Origin) -> list[Effect]:
@@ -280,7 +281,7 @@ class SwimMachine:
         if relay is None:
             return []
         answer = Ack(relay.asker_seq, self.local.id, ack.node, ack.status)
-        return [self._send(relay.asker, answer, about=None, first=[encode_update(record) for record in carried[:1]])]
+        return [self._send(relay.asker, answer, about=None, first=[Update(record) for record in carried[:1]])]
 
     # --- what the failure detector and the RPC server say
 
@@ -336,7 +337,7 @@ class SwimMachine:
         if record.state not in (NodeState.SUSPECT, NodeState.FAILED) or now < member.told_at + _TELL_INTERVAL:
             return []
         member.told_at = now
-        return [self._send(record.address, None, about=None, first=[encode_update(record, member.accusation_list())])]
+        return [self._send(record.address, None, about=None, first=[Update(record, member.accusation_list())])]
 
     # --- what this node says of itself
 
@@ -488,11 +489,14 @@ class SwimMachine:
         if member is not None:
             self._queue.put(node_id, encode_update(member.record, member.accusation_list()))
 
-    def _send(self, address: str, head: Head | None, *, about: str | None, first: Sequence[bytes] = ()) -> Effect:
+    def _send(self, address: str, head: Head | None, *, about: str | None, first: Sequence[Update] = ()) -> Effect:
+        """Send a datagram with what must be in it, filled up with news."""
         start = encode_head(head)
-        room = MAX_PAYLOAD_BYTES - len(start) - 1 - sum(map(len, first))
-        news = self._queue.take(room, self._roster.n_present, first_about=about)
-        return SendDatagram(address, encode_datagram(start, [*first, *news]))
+        updates = [encode_update(update.record, update.accusations) for update in first]
+        room = MAX_PAYLOAD_BYTES - len(start) - 1 - sum(map(len, updates))
+        said = [update.record.id for update in first]
+        updates += self._queue.take(room, self._roster.n_present, about, without=said)
+        return SendDatagram(address, encode_datagram(start, updates))
 
 
 def _with_new_metadata(record: MemberRecord, outbid: int) -> MemberRecord:

@@ -58,6 +58,13 @@ def test_news_about_the_receiver_goes_before_everything() -> None:
     assert q.take(100, 5, first_about="unknown") == [news("b"), news("c")]
 
 
+def test_what_the_datagram_says_already_is_left_out() -> None:
+    q = queue()
+    for name in "abc":
+        q.put(name, news(name))
+    assert q.take(1000, 5, first_about="a", without=["a", "b"]) == [news("c")]
+
+
 def test_an_update_too_large_for_the_room_left_waits_while_smaller_ones_go() -> None:
     q = queue()
     q.put("large", news("large", 500))
