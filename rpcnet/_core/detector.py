@@ -162,7 +162,7 @@ class DetectorMachine:
             case NodeFailed(node=node) | NodeLeft(node=node) | NodeReaped(node=node):
                 self._remove(node.id)
             case Accused():
-                self._hear_accusation(event)
+                self._hear_accusation(event, now)
             case ProbeAnswered():
                 self._hear_answer(event, now)
             case PeerHeard(node_id=node_id) if node_id in self._nodes:
@@ -226,10 +226,10 @@ class DetectorMachine:
         self._latest[node_id] = 0.0
         self._snapshot = None
 
-    def _hear_accusation(self, event: Accused) -> None:
+    def _hear_accusation(self, event: Accused, now: float) -> None:
         case = self._cases.get(event.node_id)
         if case is not None and (case.boot_id, case.incarnation) == (event.boot_id, event.incarnation):
-            case.accuse(event.accuser, event.phi)
+            case.accuse(event.accuser, event.phi, now)
             self._snapshot = None
 
     def _supported(self) -> list[str]:
@@ -380,5 +380,5 @@ class DetectorMachine:
         self._period_at = max(self._period_at, now)
         for case in self._cases.values():
             is_long = now - due > self._config.pause_tolerance
-            case.delay(now if is_long else min(case.standing.started_at + now - due, now))
+            case.delay(now if is_long else min(case.standing.started_at + now - due, now), now)
         self._snapshot = None

@@ -64,18 +64,19 @@ class Case:
     accusers: dict[str, float] = attrs.field(factory=dict)
     """Phi by accuser."""
 
-    def accuse(self, accuser: str, phi: float) -> None:
+    def accuse(self, accuser: str, phi: float, now: float) -> None:
         """Count an accuser's evidence; of several statements the greatest stands."""
         self.accusers[accuser] = max(phi, self.accusers.get(accuser, 0.0))
-        self._set(attrs.evolve(self.standing, evidence=sum(self.accusers.values())))
+        self._set(attrs.evolve(self.standing, evidence=sum(self.accusers.values())), now)
 
-    def delay(self, started_at: float) -> None:
+    def delay(self, started_at: float, now: float) -> None:
         """Let the clock start at ``started_at`` instead."""
-        self._set(attrs.evolve(self.standing, started_at=started_at))
+        self._set(attrs.evolve(self.standing, started_at=started_at), now)
 
-    def _set(self, standing: Standing) -> None:
+    def _set(self, standing: Standing, now: float) -> None:
+        """Take over a standing; a verdict that is due by it is due now, not in the past."""
         self.standing = standing
-        self.verdict_at = standing.verdict_at
+        self.verdict_at = max(standing.verdict_at, now)
 
 
 def open_case(

@@ -1,0 +1,607 @@
+"""The failure detector."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterable
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rpcnet._core.detector import DetectorMachine
+from rpcnet._core.probing import ProbeRing
+from rpcnet._core.suspicion import JURY, is_juror
+from rpcnet._signals import Accused, PeerHeard, ProbeAnswered, ProbeDue, Suspicion, Verdict
+from rpcnet.config import DetectorConfig, GossipConfig
+from rpcnet.events import (
+    ClusterEvent,
+    NodeFailed,
+    NodeInfo,
+    NodeJoined,
+    NodeLeft,
+    NodeRecovered,
+    NodeReplaced,
+    NodeState,
+    NodeSuspected,
+    NodeUpdated,
+)
+
+
+def info(name: str, **changes: object) -> NodeInfo:
+    base = NodeInfo(id=name, name=name, address=f"{name}:1", boot_id=1, incarnation=0, state=NodeState.ALIVE)
+    return attrs.evolve(base, **changes)  # type: ignore[arg-type]
+
+
+def names(n: int) -> list[str]:
+    return [f"n{i:02}" for i in range(n)]
+
+
+class Bench:
+    """A detector, and a cluster whose members answer after a millisecond unless they are silent."""
+
+    def __init__(self, others: Iterable[str], *, seed: int = 1, **config: float) -> None:
+        self.machine = DetectorMachine(
+            local_id="me",
+            config=DetectorConfig(**config),  # type: ignore[arg-type]
+            gossip=GossipConfig(),
+            rng=random.Random(seed),
+            now=0.0,
+        )
+        self.now = 0.0
+        self.silent: set[str] = set()
+        self.said: list[ClusterEvent] = []
+        self.machine.reset([info("me"), *(info(name) for name in others)], 0.0)
+
+    def hear(self, event: ClusterEvent) -> list[ClusterEvent]:
+        return self._take(self.machine.handle(event, self.now))
+
+    def run(self, seconds: float) -> list[ClusterEvent]:
+        """Let time pass, timers coming exactly when they are due; return what was said meanwhile."""
+        start, end = len(self.said), self.now + seconds
+        while (timer := self.machine.next_timer()) is not None and timer <= end:
+            self.now = max(self.now, timer)
+            self._take(self.machine.on_timer(self.now))
+        self.now = end
+        return self.said[start:]
+
+    def _take(self, events: list[ClusterEvent]) -> list[ClusterEvent]:
+        self.said += events
+        for event in events:
+            if isinstance(event, ProbeDue) and event.node_id not in self.silent:
+                self.now += 0.001
+                self.hear(ProbeAnswered(node_id=event.node_id, seq=event.seq, at=self.now))
+        return events
+
+    def suspect(self, name: str, *accusers: str, phi: float = 3.0, incarnation: int = 0) -> list[ClusterEvent]:
+        node = info(name, state=NodeState.SUSPECT, incarnation=incarnation)
+        said = self.hear(NodeSuspected(node=node, phi=phi, accusers=accusers, at=self.now))
+        for accuser in accusers:
+            self.accuse(name, accuser, phi, incarnation=incarnation)
+        return said
+
+    def accuse(self, name: str, accuser: str, phi: float = 3.0, *, incarnation: int = 0) -> None:
+        self.hear(Accused(node_id=name, boot_id=1, incarnation=incarnation, accuser=accuser, phi=phi, at=self.now))
+
+    def follow(self, suspicion: Suspicion) -> None:
+        """Tell the detector what membership makes of its suspicion."""
+        if suspicion.node_id not in self.machine._cases:
+            self.suspect(suspicion.node_id, "me", phi=suspicion.phi)
+        else:
+            self.accuse(suspicion.node_id, "me", suspicion.phi)
+
+    def phi(self, name: str) -> float:
+        return self.machine.snapshot().phi(name, self.now)
+
+
+def of(kind: type[ClusterEvent], events: list[ClusterEvent]) -> list[ClusterEvent]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def suspicions(events: list[ClusterEvent]) -> list[Suspicion]:
+    return [event for event in events if isinstance(event, Suspicion)]
+
+
+def probes(events: list[ClusterEvent], name: str) -> list[ProbeDue]:
+    return [event for event in events if isinstance(event, ProbeDue) and event.node_id == name]
+
+
+def non_juror_of(name: str, n: int) -> bool:
+    return not is_juror(name, 1, 0, juror_id="me", n_members=n)
+
+
+# --- probing
+
+
+def test_one_node_is_probed_per_period_and_everyone_in_turn() -> None:
+    bench = Bench(names(10))
+    bench.run(3)
+    said = bench.run(100)
+    assert all(isinstance(event, ProbeDue) for event in said)
+    assert 99 <= len(said) <= 101
+    assert {len(probes(said, name)) for name in names(10)} <= {9, 10, 11}
+
+
+def test_nobody_waits_longer_than_twice_the_cluster() -> None:
+    n = 12
+    ring, rng = ProbeRing(), random.Random(3)
+    for name in names(n):
+        ring.insert(name, rng)
+    last = dict.fromkeys(names(n), 0)
+    for period in range(1, 2000):
+        target = ring.next(rng)
+        assert target is not None
+        assert period - last[target] <= 2 * n - 1
+        last[target] = period
+
+
+@given(st.lists(st.tuples(st.sampled_from(["insert", "remove", "next"]), st.integers(0, 9)), max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_the_ring_holds_each_member_once_whatever_happens(steps: list[tuple[str, int]]) -> None:
+    ring, rng = ProbeRing(), random.Random(1)
+    members: set[str] = set()
+    for step, i in steps:
+        name = str(i)
+        if step == "insert":
+            ring.insert(name, rng)
+            members.add(name)
+        elif step == "remove":
+            ring.remove(name)
+            members.discard(name)
+        else:
+            target = ring.next(rng)
+            assert (target in members) if members else target is None
+    assert set(ring) == members
+    assert len(ring) == len(members)
+    for _ in range(len(members)):
+        ring.next(rng)
+    assert {ring.next(rng) for _ in range(2 * len(members))} == (members or set())
+
+
+def test_a_new_node_does_not_make_the_others_start_over() -> None:
+    ring, rng = ProbeRing(), random.Random(1)
+    for name in names(10):
+        ring.insert(name, rng)
+    first = [ring.next(rng) for _ in range(5)]
+    ring.insert("new", rng)
+    rest = [ring.next(rng) for _ in range(5)]
+    assert not {*first} & {name for name in rest if name != "new"}
+
+
+def test_there_is_nothing_to_do_while_there_is_nobody_else() -> None:
+    bench = Bench([])
+    assert bench.machine.next_timer() is None
+    bench.hear(NodeJoined(node=info("me"), at=0.0))
+    assert bench.machine.next_timer() is None
+    bench.hear(NodeJoined(node=info("b"), at=0.0))
+    assert bench.run(3)
+    bench.hear(NodeLeft(node=info("b", state=NodeState.LEFT), at=3.0))
+    assert bench.machine.next_timer() is None
+
+
+def test_a_silent_node_is_pinged_again_and_then_through_others() -> None:
+    bench = Bench(names(10))
+    bench.run(60)
+    bench.silent = {"n00"}
+    said = probes(bench.run(30), "n00")
+    cycle = said[:6]
+    assert [len(probe.helpers) for probe in cycle] == [0, 0, 3, 0, 3, 0]
+    assert all("n00" not in probe.helpers and "me" not in probe.helpers for probe in cycle)
+    gaps = [b.at - a.at for a, b in itertools.pairwise(cycle)]
+    assert gaps == pytest.approx([0.005, 0.01, 0.02, 0.04, 0.08])
+    assert cycle[0].remaining == pytest.approx(0.4)
+
+
+def test_a_suspect_is_not_asked_to_help() -> None:
+    bench = Bench(["a", "b", "c"])
+    bench.suspect("b", "c")
+    bench.silent = {"a", "b"}
+    helpers = {helper for probe in probes(bench.run(10), "a") for helper in probe.helpers}
+    assert helpers == {"c"}
+
+
+def test_an_answer_ends_the_cycle_and_is_phi_zero() -> None:
+    bench = Bench(["a"])
+    bench.silent = {"a"}
+    while not probes(bench.run(0.001), "a"):
+        pass
+    first = probes(bench.said, "a")[0]
+    bench.hear(ProbeAnswered(node_id="a", seq=first.seq, at=bench.now))
+    assert bench.machine._cycles == {}
+    assert bench.phi("a") == 0.0
+
+
+def test_an_answer_with_a_wrong_number_or_of_another_node_ends_nothing() -> None:
+    bench = Bench(["a", "b"])
+    bench.silent = {"a", "b"}
+    while not bench.machine._cycles:
+        bench.run(0.001)
+    (target,) = bench.machine._cycles
+    other = "b" if target == "a" else "a"
+    seq = probes(bench.said, target)[0].seq
+    bench.hear(ProbeAnswered(node_id=target, seq=seq + 77, at=bench.now))
+    bench.hear(ProbeAnswered(node_id=other, seq=seq, at=bench.now))
+    bench.hear(ProbeAnswered(node_id="stranger", seq=seq, at=bench.now))
+    assert list(bench.machine._cycles) == [target]
+
+
+def test_an_answer_through_a_helper_counts_but_is_no_measure_of_the_round_trip() -> None:
+    bench = Bench(["a", "b"])
+    bench.silent = {"a", "b"}
+    while not bench.machine._cycles:
+        bench.run(0.001)
+    (target,) = bench.machine._cycles
+    before = bench.machine._round_trips.q90(target)
+    bench.now += 0.1
+    bench.hear(ProbeAnswered(node_id=target, seq=probes(bench.said, target)[0].seq, via="h", at=bench.now))
+    assert target not in bench.machine._cycles
+    assert bench.machine._round_trips.q90(target) == before
+
+
+def test_a_packet_on_a_connection_cancels_the_probe() -> None:
+    bench = Bench(["a"])
+    bench.silent = {"a"}
+    while not bench.machine._cycles:
+        bench.run(0.001)
+    bench.hear(PeerHeard(node_id="a", at=bench.now))
+    assert bench.machine._cycles == {}
+    bench.hear(PeerHeard(node_id="stranger", at=bench.now))
+
+
+def test_numbers_stay_below_those_of_relays() -> None:
+    bench = Bench(["a"])
+    bench.machine._seq = 2**31 - 2
+    assert [probe.seq for probe in probes(bench.run(3), "a")][:3] == [2**31 - 1, 0, 1]
+
+
+def test_a_late_answer_teaches_the_model_and_clears_phi() -> None:
+    bench = Bench(names(10))
+    bench.run(30)
+    bench.silent = {"n00"}
+    while not suspicions(bench.run(0.1)):
+        pass
+    assert bench.phi("n00") > 2
+    late = probes(bench.said, "n00")[-1]
+    before = bench.machine._round_trips.q90("n00")
+    bench.hear(ProbeAnswered(node_id="n00", seq=late.seq, at=bench.now))
+    assert bench.phi("n00") == 0.0
+    assert bench.machine._round_trips.q90("n00") > before
+
+
+# --- suspicion
+
+
+def test_a_healthy_observer_suspects_a_silent_node_after_one_cycle_with_phi_two_to_three() -> None:
+    bench = Bench(names(20))
+    bench.run(60)
+    bench.silent = {"n07"}
+    said = bench.run(40)
+    (first, *_) = suspicions(said)
+    assert (first.node_id, first.boot_id, first.incarnation) == ("n07", 1, 0)
+    assert 2.0 <= first.phi <= 3.0
+    assert bench.phi("n07") == pytest.approx(first.phi, abs=0.5)
+    assert len(probes(said[: said.index(first)], "n07")) == 6
+
+
+def test_one_missing_answer_in_a_cluster_of_two_is_enough() -> None:
+    bench = Bench(["a"])
+    bench.run(20)
+    bench.silent = {"a"}
+    assert suspicions(bench.run(2))[0].phi >= 2.0
+
+
+def test_an_observer_whose_probes_all_fail_hardly_believes_itself() -> None:
+    bench = Bench(names(20))
+    bench.run(60)
+    bench.silent = set(names(20))
+    said = suspicions(bench.run(19))
+    assert len(said) <= 4
+
+
+def test_but_in_the_end_it_suspects_them_all() -> None:
+    bench = Bench(names(5))
+    bench.run(20)
+    bench.silent = set(names(5))
+    assert {suspicion.node_id for suspicion in suspicions(bench.run(60))} == set(names(5))
+
+
+def test_targets_that_others_accuse_do_not_lower_the_own_credibility() -> None:
+    def suspected(*, supported: bool) -> float:
+        bench = Bench(names(20))
+        bench.run(60)
+        bench.silent = {"n00", "n01", "n02"}
+        if supported:
+            for name in ("n01", "n02"):
+                bench.suspect(name, "n10")
+        bench.run(45)
+        return bench.machine.snapshot().latest["n00"]
+
+    assert suspected(supported=True) > suspected(supported=False) + 0.3
+
+
+def test_failing_again_adds_half_a_point() -> None:
+    bench = Bench(names(5))
+    bench.run(20)
+    bench.silent = {"n00"}
+    said: list[Suspicion] = []
+    while len(said) < 3:
+        for suspicion in suspicions(bench.run(0.1)):
+            said.append(suspicion)
+            bench.follow(suspicion)
+    steps = [b.phi - a.phi for a, b in itertools.pairwise(said)]
+    assert steps == pytest.approx([0.5, 0.5], abs=0.2)
+
+
+def test_a_cycle_that_failed_for_loss_alone_is_repeated_in_the_next_period_and_the_silences_multiply() -> None:
+    bench = Bench(names(3), indirect_probes=0)
+    for _ in range(400):
+        bench.machine._loss.observe(lost=3)
+    bench.run(10)
+    for _ in range(400):
+        bench.machine._loss.observe(lost=3)
+    bench.silent = {"n00"}
+    said: list[ClusterEvent] = []
+    while not suspicions(said):
+        said += bench.run(0.1)
+    started = [probe.at for probe in probes(said, "n00")]
+    assert len(started) > 6
+    assert suspicions(said)[0].phi >= 2.0
+
+
+# --- the jury
+
+
+def test_a_juror_checks_at_once_and_adds_its_own_suspicion() -> None:
+    bench = Bench(["a", "b"])
+    bench.run(10)
+    bench.silent = {"a"}
+    said = bench.suspect("a", "b")
+    assert [event.node_id for event in said if isinstance(event, ProbeDue)] == ["a"]
+    assert [suspicion.node_id for suspicion in suspicions(bench.run(0.5))] == ["a"]
+
+
+def test_a_juror_that_reaches_the_suspect_adds_nothing() -> None:
+    bench = Bench(["a", "b"])
+    bench.run(10)
+    bench.suspect("a", "b")
+    assert suspicions(bench.run(0.9)) == []
+
+
+def test_the_jury_has_five_members_on_average_at_any_size() -> None:
+    for n in (20, 100, 1000):
+        sizes = [sum(is_juror(f"s{s}", 1, 0, juror_id=f"j{j}", n_members=n) for j in range(n - 2)) for s in range(40)]
+        assert sum(sizes) / len(sizes) == pytest.approx(JURY, abs=1.0)
+
+
+def test_in_a_small_cluster_everyone_is_a_juror() -> None:
+    assert all(is_juror("s", 1, 0, juror_id=f"j{j}", n_members=7) for j in range(50))
+
+
+def test_who_is_not_on_the_jury_waits_for_its_turn() -> None:
+    bench = Bench(names(50))
+    bystander = next(name for name in names(50) if non_juror_of(name, 51))
+    bench.silent = {bystander}
+    assert bench.suspect(bystander, "n01") == []
+
+
+def test_a_suspicion_without_accusers_is_checked_by_all_who_hear_it() -> None:
+    bench = Bench(names(50))
+    bystander = next(name for name in names(50) if non_juror_of(name, 51))
+    bench.silent = {bystander}
+    assert [type(event) for event in bench.suspect(bystander)] == [ProbeDue]
+
+
+def test_the_accuser_itself_does_not_check_again() -> None:
+    bench = Bench(["a", "b"])
+    bench.silent = {"a"}
+    assert bench.suspect("a", "me") == []
+
+
+# --- verdicts
+
+
+def verdict_after(bench: Bench, name: str, within: float) -> float | None:
+    start = bench.now
+    while bench.now < start + within:
+        for event in bench.run(0.05):
+            if isinstance(event, Verdict):
+                assert event.node_id == name
+                return bench.now - start
+    return None
+
+
+def test_a_verdict_comes_when_the_suspect_had_time_to_refute() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01", "n02", "n03")
+    patience = bench.machine._cases["n00"].standing.patience
+    assert patience == pytest.approx(5.0 + 0.2 * (math.log(21) + 9.21) / (1.5 * math.sqrt(0.95)), abs=0.05)
+    assert verdict_after(bench, "n00", 60) == pytest.approx(patience, rel=0.05)
+
+
+def test_without_enough_accusers_it_takes_four_times_as_long() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01")
+    patience = bench.machine._cases["n00"].standing.patience
+    assert verdict_after(bench, "n00", 60) == pytest.approx(4 * patience, abs=0.1)
+
+
+def test_evidence_that_comes_late_convicts_when_it_comes() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01")
+    bench.run(15)
+    assert of(Verdict, bench.said) == []
+    bench.accuse("n00", "n02")
+    bench.accuse("n00", "n03")
+    verdict = verdict_after(bench, "n00", 1)
+    assert verdict is not None
+
+
+def test_the_same_accuser_twice_is_one_accuser() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01")
+    for _ in range(10):
+        bench.accuse("n00", "n01")
+    assert bench.machine._cases["n00"].standing.evidence == 3.0
+
+
+def test_an_accusation_of_an_older_incarnation_does_not_count() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01", incarnation=2)
+    bench.accuse("n00", "n02", incarnation=1)
+    assert bench.machine._cases["n00"].standing.evidence == 3.0
+
+
+def test_a_verdict_names_the_incarnation_and_the_reason() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01", "n02", "n03", incarnation=4)
+    (verdict, *_) = of(Verdict, bench.run(10))
+    assert isinstance(verdict, Verdict)
+    assert (verdict.node_id, verdict.boot_id, verdict.incarnation) == ("n00", 1, 4)
+    assert "3 accusers" in verdict.reason
+
+
+def test_a_verdict_that_membership_does_not_follow_is_repeated_once_a_period() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01", "n02", "n03")
+    assert 3 <= len(of(Verdict, bench.run(10))) <= 5
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        NodeRecovered(node=info("n00", incarnation=1), at=0.0),
+        NodeReplaced(node=info("n00", boot_id=2), previous=info("n00"), at=0.0),
+        NodeFailed(node=info("n00", state=NodeState.FAILED), reason="", at=0.0),
+        NodeLeft(node=info("n00", state=NodeState.LEFT), at=0.0),
+    ],
+)
+def test_whatever_ends_the_suspicion_ends_its_clock(end: ClusterEvent) -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01", "n02", "n03")
+    bench.run(3)
+    bench.hear(end)
+    assert of(Verdict, bench.run(30)) == []
+
+
+def test_new_tags_do_not_end_a_suspicion() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01", "n02", "n03")
+    node = info("n00", state=NodeState.SUSPECT, meta_version=1)
+    bench.hear(NodeUpdated(node=node, previous=info("n00"), at=0.0))
+    assert of(Verdict, bench.run(10))
+
+
+# --- who is late itself
+
+
+def test_a_stalled_node_voids_its_cycles_and_suspects_nobody() -> None:
+    bench = Bench(["a"])
+    bench.run(20)
+    bench.silent = {"a"}
+    while not bench.machine._cycles:
+        bench.run(0.001)
+    bench.silent = set()
+    bench.now += 2.0
+    assert suspicions(bench.run(0.9)) == []
+    assert bench.phi("a") == 0.0
+
+
+def test_a_short_stall_stops_the_clocks_for_as_long_as_it_lasted() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01", "n02", "n03")
+    bench.run(5)
+    bench.now += 3.0
+    patience = bench.machine._cases["n00"].standing.patience
+    assert verdict_after(bench, "n00", 20) == pytest.approx(patience - 5.0, abs=1.1)
+
+
+def test_after_a_long_stall_the_clocks_start_again() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01", "n02", "n03")
+    bench.run(5)
+    bench.now += 30.0
+    patience = bench.machine._cases["n00"].standing.patience
+    assert verdict_after(bench, "n00", 20) == pytest.approx(patience, rel=0.05)
+
+
+def test_a_stall_is_noticed_also_when_an_event_comes_before_the_timer() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01", "n02", "n03")
+    bench.run(5)
+    bench.now += 30.0
+    bench.hear(PeerHeard(node_id="n05", at=bench.now))
+    assert of(Verdict, bench.machine.on_timer(bench.now)) == []
+
+
+# --- snapshots
+
+
+def test_phi_says_how_a_node_stands() -> None:
+    bench = Bench(names(20))
+    assert bench.phi("n00") == 0.0
+    assert bench.phi("me") == 0.0
+    assert bench.phi("nobody") == math.inf
+    bench.suspect("n00", "n01", "n02", "n03")
+    rising = [bench.phi("n00")]
+    for _ in range(6):
+        bench.run(1)
+        rising.append(bench.phi("n00"))
+    assert rising == sorted(rising)
+    assert rising[0] < 1
+    assert rising[-1] > 7
+    bench.hear(NodeFailed(node=info("n00", state=NodeState.FAILED), reason="", at=bench.now))
+    assert bench.phi("n00") == math.inf
+
+
+def test_a_snapshot_does_not_change_and_is_the_same_until_something_does() -> None:
+    bench = Bench(names(3))
+    before = bench.machine.snapshot()
+    assert bench.machine.snapshot() is before
+    bench.hear(NodeFailed(node=info("n00", state=NodeState.FAILED), reason="", at=0.0))
+    assert before.phi("n00", 0.0) == 0.0
+    assert bench.machine.snapshot().phi("n00", 0.0) == math.inf
+
+
+def test_reset_takes_in_the_whole_and_keeps_suspicions_that_still_hold() -> None:
+    bench = Bench(["a", "b", "c", "d"])
+    bench.suspect("a", "c", "d")
+    bench.suspect("b", "c", "d")
+    running = bench.machine._cases["a"]
+    bench.run(1)
+    suspect = NodeState.SUSPECT
+    nodes = [
+        info("me"),
+        info("a", state=suspect),
+        info("b", incarnation=1),
+        info("d", state=NodeState.FAILED),
+        info("e", state=suspect),
+        info("f"),
+    ]
+    bench.machine.reset(nodes, bench.now)
+    assert bench.machine._cases["a"] is running
+    assert sorted(bench.machine._cases) == ["a", "e"]
+    assert sorted(bench.machine._ring) == ["a", "b", "e", "f"]
+    assert bench.phi("c") == bench.phi("d") == math.inf
+
+
+def test_a_reset_with_a_new_incarnation_starts_the_suspicion_anew() -> None:
+    bench = Bench(["a", "b"])
+    bench.suspect("a", "b")
+    running = bench.machine._cases["a"]
+    bench.run(1)
+    bench.machine.reset([info("a", state=NodeState.SUSPECT, incarnation=1), info("b")], bench.now)
+    assert bench.machine._cases["a"] is not running
+    assert bench.machine._cases["a"].accusers == {}
+
+
+def test_the_same_seed_and_input_give_the_same_orders() -> None:
+    def run(seed: int) -> list[ClusterEvent]:
+        bench = Bench(names(10), seed=seed)
+        bench.silent = {"n03"}
+        return bench.run(60)
+
+    assert run(5) == run(5)
+    assert run(5) != run(6)
