@@ -231,7 +231,10 @@ class ClusterClient:
     async def _call(self, target: _Target, /, *args: object, **kwargs: object) -> object:
         body = target.codec.encode_arguments(args, kwargs)
         deadline = min(trio.current_effective_deadline(), call_deadline.get())
+        if deadline == -_NEVER:
+            await trio.lowlevel.checkpoint()  # the caller is cancelled already: nothing is sent
         self._calls += 1
+        self._budget.deposit()
         try:
             node = self._select(target, ())
             if node is None:

@@ -106,10 +106,11 @@ def encode_frame(kind: int, call_id: int, a: int = 0, b: int = 0, body: bytes = 
 
 
 def timeout_to_wire(seconds: float) -> int:
-    """Round what is left of a deadline up to whole milliseconds; 0 stands for none."""
-    if seconds * 1000 >= MAX_TIMEOUT_MS:
+    """Round what is left of a deadline up to whole milliseconds, at least one; 0 stands for none."""
+    milliseconds = seconds * 1000
+    if milliseconds >= MAX_TIMEOUT_MS:
         return 0
-    return max(1, -int(-seconds * 1000 // 1))
+    return -int(-milliseconds // 1) if milliseconds > 1 else 1
 
 
 class FrameReader:
