@@ -189,7 +189,7 @@ def enum_conversion(cls: type[enum.Enum]) -> Conversion:
             raise Mismatch.of(f"a value of {cls.__name__}", value)
         try:
             return cls(value)
-        except (ValueError, TypeError, KeyError):
+        except Exception:  # noqa: BLE001 - _missing_ is code of the user's
             raise Mismatch(f"{value!r:.60} is not a value of {cls.__name__}") from None
 
     return Conversion(frozenset(), pack, unpack)

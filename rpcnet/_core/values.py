@@ -8,7 +8,7 @@ The rules of this file:
   servers, go on talking.
 * Limits come first: the length of the body before it is decoded, depth while it is decoded, and a declared length
   never takes memory that the body does not fill. No CBOR tag is accepted but those of integers beyond 64 bits, up to
-  ``MAX_INTEGER_BYTES``.
+  ``MAX_INTEGER_BYTES``. Bytes behind the item are not looked at: the frame around the body says where it ends.
 * Map keys other than text and bytes are accepted only where an annotation asks for them, because hashes of numbers
   can be chosen to collide.
 * Values of plain builtins cost one look at their type and the CBOR itself; everything else goes through

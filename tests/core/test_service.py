@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import asyncio
 import collections
 import dataclasses
 import datetime as dt
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, Protoc
 
 import attrs
 import pytest
+import trio
 
 from rpcnet._annotations import check_annotation
 from rpcnet.errors import ConfigError
@@ -79,7 +79,7 @@ def test_a_decorated_class_is_the_same_class_and_its_methods_are_plain_methods()
     assert service(Plain) is Plain
     assert Plain.__name__ == "Plain"
     assert inspect.iscoroutinefunction(Plain.double)
-    assert asyncio.run(Plain().double(4)) == 8
+    assert trio.run(Plain().double, 4) == 8
 
 
 def test_the_name_of_the_class_is_the_default_name() -> None:
