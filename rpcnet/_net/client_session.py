@@ -31,7 +31,7 @@ from rpcnet.errors import (
 )
 
 from .pump import PortPump
-from .quic import CloseKind, LinkClosed
+from .quic import CloseKind, LinkClosed, StreamsExhausted
 from .session import CLOSE_NORMAL, CLOSE_VERSION_MISMATCH, MAX_STATE_BYTES, STREAM_CANCELLED, InboundStream, Session
 
 if TYPE_CHECKING:
@@ -200,14 +200,7 @@ class ClientSession(Session):
     def _next_lane(self) -> None:
         """Take another lane for what goes out with the next flush; all of one flush shares a lane, hence a packet."""
         lanes = self._lanes
-        if len(lanes) < self._config.lanes:
-            lane = self.link.open_stream()
-            lanes.append(lane)
-            self.write(lane, bytes([StreamKind.LANE]))
-            self.expect(lane, StreamKind.LANE)
-        else:
-            lane = lanes[(lanes.index(self._lane) + 1) % len(lanes)]
-        self._lane = lane
+        self._lane = lanes[(lanes.index(self._lane) + 1) % len(lanes)]
 
     async def _wait_for_slot(self) -> None:
         while self._closed is None and len(self._calls) >= self._max_calls:
@@ -251,8 +244,20 @@ class ClientSession(Session):
         """Learn the server's methods and limits, and let the callers go."""
         self._max_calls = hello.max_calls
         self._methods = {(s.name, m.name): m for s in hello.services for m in s.methods}
+        self._open_lanes()
         self.is_open = True
         self._opened.set()
+
+    def _open_lanes(self) -> None:
+        """Open the lanes before large calls can take all streams that the peer allows."""
+        try:
+            self._lanes = [self.link.open_stream() for _ in range(self._config.lanes)]
+        except StreamsExhausted:
+            raise ProtocolError(f"HELLO frame: the server allows less than {self._config.lanes} lanes") from None
+        for lane in self._lanes:
+            self.write(lane, bytes([StreamKind.LANE]))
+            self.expect(lane, StreamKind.LANE)
+        self._lane = self._lanes[-1]
 
     def on_control(self, frame: Frame) -> None:
         """Take GOAWAY."""
