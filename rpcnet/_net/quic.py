@@ -341,12 +341,11 @@ class QuicEndpoint:
         self._hand_on_events(link)
         if link.closed is not None or link.dirty:
             return
-        if link.is_ready and link.buffered_bytes <= link.engine.bytes_in_flight:
-            # Only an acknowledgement is due; it rides with what is written next, or goes out by the timer.
-            if link.wake_at > now + _SOON:
-                self._arm(link, now)
-        else:
+        if link.closing is not None or link.engine.has_output:
             self._mark_dirty(link)
+        elif link.wake_at > now + _SOON:
+            # At most an acknowledgement is due; it rides with what is written next, or goes out by the timer.
+            self._arm(link, now)
 
     def _hand_on_events(self, link: QuicLink) -> None:
         engine = link.engine
@@ -463,8 +462,11 @@ class QuicEndpoint:
         engine = link.engine
         if link.peer_name is None and link.closing is None and now >= link.deadline:
             self._time_out(link)
-        at = engine.get_timer()
-        if at is not None and at <= now:
+        else:
+            at = engine.get_timer()
+            if at is None or at > now:  # it moved while it waited
+                self._arm(link, now)
+                return
             try:
                 engine.handle_timer(now)
             except Exception:  # noqa: BLE001 - an error of the engine concerns this link only

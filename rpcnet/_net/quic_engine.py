@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING
 import attrs
 from aioquic import tls
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicConnectionState, QuicReceiveContext
+from aioquic.quic.connection import (
+    Limit,
+    QuicConnection,
+    QuicConnectionError,
+    QuicConnectionState,
+    QuicReceiveContext,
+)
 from aioquic.quic.events import (
     ConnectionIdRetired,
     HandshakeCompleted,
@@ -226,12 +232,37 @@ class Engine(QuicConnection):
         if stream is not None and not stream.receiver.is_finished and self._stream_can_receive(stream_id):
             stream.receiver.stop(code)
 
+    @property
+    def has_output(self) -> bool:
+        """Whether a flush could send more than an acknowledgement, or has streams to put away."""
+        path = self._network_paths[0]
+        return (
+            not self._handshake_confirmed
+            or self._close_pending
+            or self._probe_pending
+            or self._handshake_done_pending
+            or not path.is_validated
+            or bool(path.remote_challenges or self._ping_pending or self._retire_connection_ids)
+            or len(self._network_paths) > 1
+            or any(limit.sent == 0 for limit in (self._local_max_data, *self._local_max_streams))
+            or any(not connection_id.was_sent for connection_id in self._host_cids)
+            or any(map(_has_output, self._streams.values()))
+        )
+
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, tuple[str, int]]]:
         """Return what is to be sent; what is acknowledged with a delay otherwise rides along with data now."""
         space = self._spaces.get(tls.Epoch.ONE_RTT)
-        if space is not None and space.ack_at is not None and space.ack_at > now:
+        if space is not None and space.ack_at is not None and space.ack_at > now and self._has_stream_data:
             space.ack_at = now
         return super().datagrams_to_send(now)
+
+    @property
+    def _has_stream_data(self) -> bool:
+        return any(not stream.sender.buffer_is_empty for stream in self._streams.values())
+
+    @property
+    def _local_max_streams(self) -> tuple[Limit, Limit]:
+        return self._local_max_streams_bidi, self._local_max_streams_uni
 
     # --- where the engine is made to behave
 
@@ -266,6 +297,17 @@ class Engine(QuicConnection):
         if self.ended is None and event is not None:
             is_application = event.frame_type is None
             self.ended = Ended(event.error_code, is_application, event.reason_phrase, by_peer, is_silent)
+
+
+def _has_output(stream: QuicStream) -> bool:
+    sender = stream.sender
+    return (
+        not sender.buffer_is_empty
+        or sender.reset_pending
+        or stream.receiver.stop_pending
+        or stream.is_finished
+        or stream.max_stream_data_local_sent != stream.max_stream_data_local
+    )
 
 
 def configure(
