@@ -43,13 +43,14 @@ __all__ = ["ClientSession"]
 class _Waiter:
     """One caller that waits: its task, where its call is, and in the end the outcome that it is woken with."""
 
-    __slots__ = ("_session", "body", "call_id", "error", "lane", "stream_id", "task")
+    __slots__ = ("_session", "body", "call_id", "error", "is_waiting", "lane", "stream_id", "task")
 
     def __init__(self, session: ClientSession, task: trio.lowlevel.Task) -> None:
         self._session = session
         self.task = task
         self.call_id = 0
         self.lane = -1
+        self.is_waiting = True
         self.stream_id: int | None = None
         self.error: Exception | None = None
         self.body = b""
@@ -172,10 +173,18 @@ class ClientSession(Session):
         self._check_open()
         waiter = _Waiter(self, current_task())
         waiter.call_id = self._calls.begin(waiter)
-        waiter.stream_id = stream_id = self.link.open_stream()
-        self.expect(stream_id, stream_kind).call_id = waiter.call_id
-        frame = encode_frame(kind, waiter.call_id, number, timeout_ms, body)
-        self.write_last(stream_id, bytes([stream_kind]) + frame)
+        data = bytes([stream_kind]) + encode_frame(kind, waiter.call_id, number, timeout_ms, body)
+
+        def send(stream_id: int) -> None:
+            if waiter.is_waiting:
+                waiter.stream_id = stream_id
+                self.expect(stream_id, stream_kind).call_id = waiter.call_id
+                self.write_last(stream_id, data)
+            else:  # it gave up before the peer allowed another stream
+                self.link.reset(stream_id, STREAM_CANCELLED)
+                self.link.stop(stream_id, STREAM_CANCELLED)
+
+        self.with_stream(send)
         result: bytes = await wait_task_rescheduled(waiter.abort)
         return result
 
@@ -184,9 +193,10 @@ class ClientSession(Session):
         if self._calls.end(waiter.call_id) is None or self._closed is not None:
             return
         self._free_slot()
-        if waiter.stream_id is None:
+        waiter.is_waiting = False
+        if waiter.lane >= 0:
             self.write(waiter.lane, encode_frame(FrameKind.CANCEL, waiter.call_id))
-        else:
+        elif waiter.stream_id is not None:
             self._streams.pop(waiter.stream_id, None)
             self.link.reset(waiter.stream_id, STREAM_CANCELLED)
             self.link.stop(waiter.stream_id, STREAM_CANCELLED)

@@ -142,6 +142,8 @@ class Engine(QuicConnection):
         super().__init__(configuration=configuration, original_destination_connection_id=original_destination)
         self.ended: Ended | None = None
         """Set once, at the moment when nothing more can be sent or received."""
+        self.allows_streams = False
+        """Set whenever the peer allows more streams; whoever looks puts it back."""
         self._route = route
         self._streams = _StreamTable()
         route(self.host_cid)
@@ -270,6 +272,10 @@ class Engine(QuicConnection):
         super()._initialize(peer_cid)
         self.tls._request_client_certificate = not self._is_client
         self.tls._supported_groups = [tls.Group.X25519]  # else every dial makes four key pairs
+
+    def _unblock_streams(self, is_unidirectional: bool) -> None:  # noqa: FBT001 - aioquic's signature
+        super()._unblock_streams(is_unidirectional)
+        self.allows_streams = True
 
     def _replenish_connection_ids(self) -> None:
         super()._replenish_connection_ids()

@@ -171,8 +171,11 @@ class QuicLink:
         return self._buffered
 
     def count_progress(self) -> bool:
-        """Say whether the peer acknowledged something that counts since ``buffered_bytes`` was last counted."""
+        """Say whether the peer acknowledged something that counts, or allowed more streams, since the last time."""
         before = self._buffered
+        if self.engine.allows_streams:
+            self.engine.allows_streams = False
+            return True
         return before > 0 and self.acked and self.buffered_bytes < before
 
     def open_stream(self, *, unidirectional: bool = False) -> int:

@@ -149,8 +149,8 @@ class ServerSession(Session):
         elif size <= self._config.lane_limit_bytes:
             self.write(call.stream_id, frame)
         else:
-            stream_id = self.link.open_stream(unidirectional=True)
-            self.write_last(stream_id, bytes([StreamKind.RESULT]) + frame)
+            data = bytes([StreamKind.RESULT]) + frame
+            self.with_stream(lambda stream_id: self.write_last(stream_id, data), unidirectional=True)
 
     # --- input
 

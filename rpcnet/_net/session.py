@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
@@ -32,7 +33,7 @@ from rpcnet.config import RpcConfig
 from rpcnet.errors import ProtocolError, VersionMismatch
 
 from .pump import PortPump
-from .quic import LinkClosed, QuicLink
+from .quic import LinkClosed, QuicLink, StreamsExhausted
 
 __all__ = [
     "CLOSE_GOING_AWAY",
@@ -104,6 +105,7 @@ class Session(ABC):
         self._output: dict[int, list[bytes]] = {}
         self._queued = False
         self._room: deque[trio.Event] = deque()
+        self._unopened: deque[tuple[Callable[[int], None], bool]] = deque()
         self.peer_hello: Hello | None = None
         """What the other side said first; None until it has."""
         self.message_limit = 0
@@ -166,6 +168,28 @@ class Session(ABC):
         self.write_out()
         self.link.send(stream_id, data, end=True)
 
+    def with_stream(self, use: Callable[[int], None], *, unidirectional: bool = False) -> None:
+        """Open a stream and use it: now or, if the peer allows no more, when it does, in the order of asking."""
+        if not self._unopened:
+            try:
+                stream_id = self.link.open_stream(unidirectional=unidirectional)
+            except StreamsExhausted:
+                pass
+            else:
+                use(stream_id)
+                return
+        self._unopened.append((use, unidirectional))
+
+    def _open_streams(self) -> None:
+        while self._unopened and self._closed is None:
+            use, unidirectional = self._unopened[0]
+            try:
+                stream_id = self.link.open_stream(unidirectional=unidirectional)
+            except StreamsExhausted:
+                return
+            self._unopened.popleft()
+            use(stream_id)
+
     async def wait_for_room(self) -> None:
         """Wait until less than the watermark is unacknowledged on the connection; a checkpoint only if it waits."""
         while self._closed is None and self.link.buffered_bytes > self._config.send_watermark_bytes:
@@ -218,7 +242,9 @@ class Session(ABC):
         self._wake_waiters_for_room()
 
     def link_progress(self, link: QuicLink) -> None:
-        """Notice that the peer acknowledged something."""
+        """Notice that the peer acknowledged something, or allows more streams."""
+        if self._unopened:
+            self._open_streams()
         self._wake_waiters_for_room()
 
     def link_reset(self, link: QuicLink, stream_id: int, code: int) -> None:
@@ -236,6 +262,7 @@ class Session(ABC):
         self._closed = reason
         self._streams.clear()
         self._output.clear()
+        self._unopened.clear()
         self._wake_waiters_for_room()
         self.on_closed(reason)
 
