@@ -5,6 +5,8 @@ The rules of this file:
 * Nobody waits to send. Publishing puts the event into every mailbox that asked for its class, and returns.
 * A mailbox is bounded. When it is full, events are merged: of each subject the latest stays, the rest are counted, and
   the reader gets :class:`EventsDropped` in front of what was merged, so that it reads the sender's last snapshot again.
+* The latest event about a node that is remembered is never lost, so that a slow reader ends in the true state; there
+  are as many of them as members. Of everything else that is merged, the oldest goes when there is too much.
 * Events are edges, snapshots are truth: a sender posts its snapshot first and publishes its events afterwards. A
   snapshot is immutable, so reading one needs no lock and no answer.
 """
@@ -19,7 +21,7 @@ import attrs
 import trio
 
 from rpcnet._signals import Accused, ProbeAnswered, ProbeDue
-from rpcnet.events import ClusterEvent, EventsDropped, NodeEvent
+from rpcnet.events import ClusterEvent, EventsDropped, NodeEvent, NodeReaped
 
 __all__ = ["Bus", "Mailbox", "MailboxStatistics"]
 
@@ -57,7 +59,7 @@ class Mailbox:
     """A bounded memory channel of cluster events that merges instead of making the sender wait.
 
     Args:
-        size: how many events may wait one by one; at most as many again wait merged, one per subject.
+        size: how many events may wait one by one; beyond that one per node waits, and as many of other subjects.
         kinds: the classes of events it takes; subclasses count.
     """
 
@@ -65,15 +67,17 @@ class Mailbox:
         self._kinds = kinds
         self._size = size
         self._put, self._get = trio.open_memory_channel[ClusterEvent](size)
-        self._merged: dict[Hashable, ClusterEvent] = {}
+        self._merged_nodes: dict[Hashable, ClusterEvent] = {}
+        self._merged_rest: dict[Hashable, ClusterEvent] = {}
         self._behind: deque[ClusterEvent] = deque()
         self._missed = self._delivered = self._dropped = 0
+        self._is_closed = False
 
     def statistics(self) -> MailboxStatistics:
         """Return the counters."""
         channel = self._get.statistics()
         return MailboxStatistics(
-            waiting=channel.current_buffer_used + len(self._merged) + len(self._behind),
+            waiting=channel.current_buffer_used + len(self._merged_nodes) + len(self._merged_rest) + len(self._behind),
             peak=channel.peak_buffer_used,
             delivered=self._delivered,
             dropped=self._dropped,
@@ -85,22 +89,29 @@ class Mailbox:
 
     def put(self, event: ClusterEvent) -> None:
         """Take an event; never waits, never fails."""
+        if self._is_closed:
+            return
         if not self._missed:
             try:
                 self._put.send_nowait(event)
             except trio.WouldBlock:
                 pass
-            except trio.BrokenResourceError:
-                return
             else:
                 return
         self._missed += 1
         self._dropped += 1
+        self._merge(event)
+
+    def _merge(self, event: ClusterEvent) -> None:
         subject = _subject(event)
-        self._merged.pop(subject, None)
-        self._merged[subject] = event
-        if len(self._merged) > self._size:
-            del self._merged[next(iter(self._merged))]
+        self._merged_nodes.pop(subject, None)
+        self._merged_rest.pop(subject, None)
+        if isinstance(event, NodeEvent) and not isinstance(event, NodeReaped):
+            self._merged_nodes[subject] = event
+            return
+        self._merged_rest[subject] = event
+        if len(self._merged_rest) > self._size:
+            del self._merged_rest[next(iter(self._merged_rest))]
 
     async def get(self) -> ClusterEvent:
         """Return the next event. A checkpoint unless something waits; cancelling loses nothing.
@@ -113,20 +124,22 @@ class Mailbox:
         else:
             try:
                 event = self._get.receive_nowait()
-            except trio.WouldBlock:
+            except (trio.WouldBlock, trio.EndOfChannel):
                 event = self._next_merged() if self._missed else await self._get.receive()
         self._delivered += 1
         return event
 
     def _next_merged(self) -> ClusterEvent:
         dropped = EventsDropped(at=trio.current_time(), count=self._missed)
-        self._behind.extend(self._merged.values())
-        self._merged.clear()
+        for merged in (self._merged_nodes, self._merged_rest):
+            self._behind.extend(merged.values())
+            merged.clear()
         self._missed = 0
         return dropped
 
     def close(self) -> None:
         """Take nothing more; the reader gets what waits and then the end."""
+        self._is_closed = True
         self._put.close()
 
 
