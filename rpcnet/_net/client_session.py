@@ -147,6 +147,8 @@ class ClientSession(Session):
         self.write(self._lane, encode_frame(FrameKind.CALL, waiter.call_id, number, timeout_ms, body))
         if is_alone:
             self._pump.finish()
+            if waiter.error is not None:  # the connection was about to be closed, and flushing did that
+                raise waiter.error
         result: bytes = await wait_task_rescheduled(waiter.abort)
         return result
 
@@ -323,7 +325,8 @@ class ClientSession(Session):
         self._opened.set()
         for waiter in self._calls.end_all():
             waiter.error = self._why_closed(never_ran=False)
-            waiter.wake()
+            if waiter.task is not current_task():  # the one that flushes does not wait yet; it looks by itself
+                waiter.wake()
         while self._slots:
             self._slots.popleft().set()
 
