@@ -20,8 +20,8 @@ calls a worker, somewhere:
     trio.run(main)
 
 Nodes find each other by gossip, tell slow from dead, and speak encrypted RPC over QUIC on one UDP port each. Deadlines
-are Trio's (``with trio.fail_after(0.5): ...``) and travel; cancelling a caller cancels the handler; whatever ends a call
-is one :class:`StatusError`. What the cluster does is heard with ``async with node.events() as events``.
+are Trio's (``with trio.fail_after(0.5): ...``) and travel; cancelling a caller cancels the handler; whatever ends a
+call is one :class:`StatusError`. What the cluster does is heard with ``async with node.events() as events``.
 """
 
 from ._core.balancing import LeastConnections, LoadBalancingStrategy, Random, RoundRobin, WorkerView

@@ -11,7 +11,7 @@ The rules of this file:
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -125,7 +125,7 @@ class ClusterClient:
 
     def stub(
         self,
-        service: type[T],
+        service: Callable[..., T],
         *,
         where: str | Selector = "",
         node: str | None = None,
@@ -134,7 +134,7 @@ class ClusterClient:
         """Return a typed proxy: its methods are the service's, and calling one calls a worker.
 
         Args:
-            service: a class decorated with :func:`rpcnet.service`.
+            service: a class decorated with :func:`rpcnet.service`; a protocol or an abstract class will do.
             where: a selector over the tags of the workers.
             node: the name or id of the one node to call, instead of any.
             wait_for_worker: seconds to wait for a worker while none matches; 0 raises at once.
@@ -236,7 +236,7 @@ class ClusterClient:
         self._calls += 1
         self._budget.deposit()
         try:
-            node = self._select(target, ())
+            node = self._select(target)
             if node is None:
                 node = await self._wait_for_worker(target)
             try:
@@ -252,24 +252,25 @@ class ClusterClient:
     ) -> object:
         """Follow a failed attempt by others, as far as the policy goes, or raise what it ended with."""
         state = RetryState(self._retry, self._budget)
-        tried = [node.id]
         while True:
+            state.avoid(node.id)
             if isinstance(error, DeadlineExceeded) and trio.current_time() >= deadline:
                 await trio.lowlevel.checkpoint()  # if it was the caller's own deadline, this is where it strikes
             idempotent = target.idempotent
             if idempotent is None:
                 idempotent = self._idempotent.get(target.name, False)
-            delay = state.on_failure(error, idempotent=idempotent, rng=self._rng, now=trio.current_time())
+            now = trio.current_time()
+            delay = state.on_failure(error, idempotent=idempotent, rng=self._rng, now=now, deadline=deadline)
             if delay is None:
                 raise error
-            self._retries += 1
             await trio.sleep(delay)
-            again = self._select(target, tried)
-            if again is None:
+            chosen = self._select(target, state)
+            if chosen is None:
                 raise error
-            tried.append(again.id)
+            self._retries += 1
+            node = chosen
             try:
-                return target.codec.decode_result(await self._attempt(target, again, body, deadline))
+                return target.codec.decode_result(await self._attempt(target, node, body, deadline))
             except StatusError as next_error:
                 error = next_error
 
@@ -304,20 +305,20 @@ class ClusterClient:
     def _choose(self, nodes: tuple[NodeInfo, ...]) -> NodeInfo:
         return nodes[0] if len(nodes) == 1 else self._balancing.select(WorkerView(nodes, self._active, self._rng))
 
-    def _select(self, target: _Target, tried: tuple[str, ...] | list[str]) -> NodeInfo | None:
+    def _select(self, target: _Target, state: RetryState | None = None) -> NodeInfo | None:
         snapshot = self._host.registry.snapshot()
         if target.node is not None:
             pinned = snapshot.get(target.node)
             return pinned if pinned is not None and pinned.is_usable else None
         nodes = snapshot.workers(target.name[0], target.where)
-        if tried:
-            nodes = tuple(node for node in nodes if node.id not in tried) or nodes
+        if state is not None:
+            nodes = state.candidates(nodes)
         return self._choose(nodes) if nodes else None
 
     async def _wait_for_worker(self, target: _Target) -> NodeInfo:
         with trio.move_on_after(target.wait_for_worker):
             async with self._host.registry.subscribe() as events:
-                while (node := self._select(target, ())) is None:
+                while (node := self._select(target)) is None:
                     await anext(events)
                 return node
         raise NoWorkers(self._nobody(target))

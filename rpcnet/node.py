@@ -245,7 +245,7 @@ class Node:
 
     def stub(
         self,
-        service: type[T],
+        service: Callable[..., T],
         *,
         where: str | Selector = "",
         node: str | None = None,

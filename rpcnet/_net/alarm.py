@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 __all__ = ["Alarm"]
 
@@ -37,6 +38,7 @@ class Alarm:
             if self._scope is not None:
                 self._scope.deadline = at
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Serve until cancelled."""
         while True:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from rpcnet._core.framing import Hello
 from rpcnet.config import NodeConfig
@@ -224,6 +225,7 @@ class Endpoint:
         session = await self.connect(address)
         return await session.exchange_state(payload)
 
+    @enable_ki_protection
     async def _keep_alive(self) -> None:
         interval = self._config.rpc.idle_timeout / 3
         while True:

@@ -9,6 +9,7 @@ The rules of this file:
   flusher does, one turn of the scheduler after the first writer.
 * Membership datagrams are handed on before QUIC is looked at, so that an ack never waits for a handler.
 * One timer serves all connections; nothing polls.
+* Ctrl-C strikes in the application's code, never in here: a node's tasks are protected, so that it can say goodbye.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Protocol
 
 import attrs
 import trio
-from trio.lowlevel import Abort, RaiseCancelT, current_task, reschedule, wait_task_rescheduled
+from trio.lowlevel import Abort, RaiseCancelT, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 from .alarm import Alarm
 from .ports import Address, DatagramPort
@@ -157,6 +158,7 @@ class PortPump:
             task, self._parked_reader = self._parked_reader, None
             reschedule(task)
 
+    @enable_ki_protection
     async def _read_by_default(self) -> None:
         try:
             while True:
@@ -214,6 +216,7 @@ class PortPump:
             task, self._parked_flusher = self._parked_flusher, None
             reschedule(task)
 
+    @enable_ki_protection
     async def _flush_on_request(self) -> None:
         await trio.lowlevel.checkpoint()
         while True:

@@ -253,7 +253,7 @@ class Session(ABC):
         self.on_stream_reset(stream_id, stream)
 
     def link_stopped(self, link: QuicLink, stream_id: int, code: int) -> None:
-        """Notice that the peer wants no more of a stream; who gives a stream up also resets it, which is what counts."""
+        """Notice that the peer wants no more of a stream; whoever gives one up also resets it, which is what counts."""
         self._output.pop(stream_id, None)
 
     def link_closed(self, link: QuicLink, reason: LinkClosed) -> None:

@@ -23,7 +23,7 @@ from typing import Any, cast
 
 import attrs
 import trio
-from trio.lowlevel import Abort, RaiseCancelT, current_task, reschedule, wait_task_rescheduled
+from trio.lowlevel import Abort, RaiseCancelT, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 from rpcnet._context import call_deadline
 from rpcnet._net.endpoint import CallQueue
@@ -191,6 +191,7 @@ class Dispatcher:
         self._has_leader = True
         return True
 
+    @enable_ki_protection
     async def _work(self) -> None:
         worker = _Worker(self)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from rpcnet._core.detector import DetectorMachine
 from rpcnet._net.alarm import Alarm
@@ -54,6 +55,7 @@ class FailureDetectorTask:
             self._say([])
             task_status.started()
 
+    @enable_ki_protection
     async def _hear_bus(self) -> None:
         while True:
             event = await self._mailbox.get()

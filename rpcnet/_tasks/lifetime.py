@@ -71,6 +71,7 @@ async def serving(services: Services, enter: Callable[[], Awaitable[None]]) -> A
                 with trio.CancelScope(shield=True):
                     await services.goodbye()
         finally:
+            nursery.cancel_scope.shield = True  # what ends the services must not replace what ended the body
             scope.cancel(reason="the node is leaving")
     if crashes:
         crashed = NodeCrashed(f"the node has crashed: {crashes[0]}")
@@ -87,14 +88,16 @@ async def _serve(
     started: trio.Event,
     failure: list[Exception],
 ) -> None:
-    with scope:
-        try:
+    try:
+        with scope:
             async with trio.open_nursery() as nursery:
                 await nursery.start(services.run, on_crash)
                 started.set()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the node's end, not the nursery's
-            if started.is_set():
-                on_crash(error)
-            else:
-                failure.append(error)
-                started.set()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the node's end, not the nursery's
+        if isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]  # that group is the nursery's
+        if started.is_set():
+            on_crash(error)
+        else:
+            failure.append(error)
+            started.set()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from rpcnet._core.members import MemberRecord
 from rpcnet._core.messages import MessageError
@@ -79,6 +80,7 @@ class MembershipTask:
             nursery.start_soon(self._alarm.run, name="rpcnet membership timer")
             task_status.started()
 
+    @enable_ki_protection
     async def _hear_port(self) -> None:
         while True:
             item = await self._port.receive()
@@ -98,6 +100,7 @@ class MembershipTask:
             except MessageError as error:
                 log.warning("dropped a malformed membership message: %s", error)
 
+    @enable_ki_protection
     async def _hear_bus(self) -> None:
         while True:
             self._perform(self._decide(await self._mailbox.get(), trio.current_time()))
@@ -154,6 +157,7 @@ class MembershipTask:
             self._syncing[address] = None
             self._nursery.start_soon(self._sync, address, name=f"rpcnet sync with {address}")
 
+    @enable_ki_protection
     async def _sync(self, address: str) -> None:
         try:
             with trio.move_on_after(_SYNC_TIMEOUT):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from rpcnet._core.registry import RegistryMachine
 from rpcnet.events import ClusterEvent, EventsDropped, NodeEvent
@@ -30,6 +31,7 @@ class RegistryTask:
         self._mailbox = bus.mailbox("registry", NodeEvent)
         self._machine = RegistryMachine()
 
+    @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
         self._adopt()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from rpcnet._net.endpoint import Endpoint
 from rpcnet._signals import Draining, PeerHeard
@@ -41,6 +42,7 @@ class RpcServerTask:
         self._mailbox = bus.mailbox("RPC server", NodeFailed, NodeLeft, NodeReplaced, Draining)
         self._heard_until = trio.current_time()
 
+    @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
         endpoint = self._endpoint
@@ -81,6 +83,7 @@ class RpcServerTask:
                 dispatcher.is_draining = True
                 self._endpoint.drain()
 
+    @enable_ki_protection
     async def _report_heard(self) -> None:
         while True:
             await trio.sleep(self._config.detector.probe_interval)

@@ -33,6 +33,19 @@ class NodeTask(Protocol):
         """Serve until cancelled; call ``task_status.started()`` once the task hears its mailbox."""
 
 
+class _FirstStart(trio.TaskStatus[None]):
+    """Passes on the first ``started()`` of a task that may be started many times."""
+
+    def __init__(self, status: trio.TaskStatus[None]) -> None:
+        self._status: trio.TaskStatus[None] | None = status
+
+    def started(self, value: None = None) -> None:
+        """Say that the task has started; only the first time counts."""
+        status, self._status = self._status, None
+        if status is not None:
+            status.started()
+
+
 @attrs.define(eq=False)
 class Supervisor:
     """Runs tasks and restarts them when they fail."""
@@ -62,11 +75,11 @@ class Supervisor:
             ExceptionGroup: the task failed too often; these are its failures.
         """
         failures: deque[tuple[float, Exception]] = deque()
-        status = task_status
+        first = _FirstStart(task_status)
         self.restarts[name] = 0
         while True:
             try:
-                await make(self.restarts[name] > 0).run(task_status=status)
+                await make(self.restarts[name] > 0).run(task_status=first)
             except Exception as error:
                 now = trio.current_time()
                 failures.append((now, error))
@@ -80,5 +93,4 @@ class Supervisor:
                 log.exception("the %s task failed after %d events and is restarted", name, position)
             else:
                 raise RuntimeError(f"the {name} task returned")
-            status = trio.TASK_STATUS_IGNORED
             await trio.lowlevel.checkpoint()

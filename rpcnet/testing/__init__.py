@@ -1,8 +1,8 @@
 """A cluster in one process, in virtual time, that repeats exactly.
 
-``run(scenario, seed=7)`` runs an async function with a :class:`SimulatedCluster`. The whole stack of every node runs, QUIC
-and TLS included, over a network in memory; the clock is virtual, so an hour passes in as long as its events take. The same
-seed gives the same trace.
+``run(scenario, seed=7)`` runs an async function with a :class:`SimulatedCluster`. The whole stack of every node runs,
+QUIC and TLS included, over a network in memory; the clock is virtual, so an hour passes in as long as its events take.
+The same seed gives the same trace.
 """
 
 from ._cluster import SimulatedCluster, SimulatedNode, TraceEntry
