@@ -232,4 +232,5 @@ class PortPump:
 
     def _on_timer(self, now: float) -> None:
         self._quic.on_timer(now)
-        self.flush()
+        if self.has_output:
+            self.flush()

@@ -341,7 +341,7 @@ class QuicEndpoint:
         self._hand_on_events(link)
         if link.closed is not None or link.dirty:
             return
-        if link.closing is not None or link.engine.has_output:
+        if link.closing is not None or link.engine.has_output or link.engine.owes_acknowledgement(now):
             self._mark_dirty(link)
         elif link.wake_at > now + _SOON:
             # At most an acknowledgement is due; it rides with what is written next, or goes out by the timer.

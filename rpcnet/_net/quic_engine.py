@@ -79,6 +79,10 @@ VERSION: int = QuicProtocolVersion.VERSION_1
 Configuration = QuicConfiguration
 """The engine's settings, from :func:`configure`."""
 
+_ACK_DELAY = 0.008
+"""Seconds that an acknowledgement waits for data to ride with; the peer allows for 25 ms (RFC 9000, 18.2)."""
+_MAX_UNANSWERED = 8
+"""Datagrams after which it waits no longer, so that a peer that only sends is not held back (RFC 9000, 13.2.2)."""
 _MAX_HANDSHAKE_BYTES = 32 << 10
 _CIPHERS = [
     tls.CipherSuite.AES_128_GCM_SHA256,  # half the cost of AES-256 where the CPU has AES
@@ -144,6 +148,8 @@ class Engine(QuicConnection):
         """Set once, at the moment when nothing more can be sent or received."""
         self.allows_streams = False
         """Set whenever the peer allows more streams; whoever looks puts it back."""
+        self._unanswered = 0
+        self._ack_delay = _ACK_DELAY
         self._route = route
         self._streams = _StreamTable()
         route(self.host_cid)
@@ -251,8 +257,23 @@ class Engine(QuicConnection):
             or any(map(_has_output, self._streams.values()))
         )
 
+    def receive_datagram(self, data: bytes, addr: tuple[str, int], now: float) -> None:
+        """Take one datagram; after several without an answer, acknowledge at once."""
+        super().receive_datagram(data, addr, now)
+        self._unanswered += 1
+        if self._unanswered >= _MAX_UNANSWERED:
+            space = self._spaces.get(tls.Epoch.ONE_RTT)
+            if space is not None and space.ack_at is not None:
+                space.ack_at = now
+
+    def owes_acknowledgement(self, now: float) -> bool:
+        """Whether an acknowledgement should not wait any longer for data to ride with."""
+        space = self._spaces.get(tls.Epoch.ONE_RTT)
+        return space is not None and space.ack_at is not None and space.ack_at <= now
+
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, tuple[str, int]]]:
         """Return what is to be sent; what is acknowledged with a delay otherwise rides along with data now."""
+        self._unanswered = 0
         space = self._spaces.get(tls.Epoch.ONE_RTT)
         if space is not None and space.ack_at is not None and space.ack_at > now and self._has_stream_data:
             space.ack_at = now
