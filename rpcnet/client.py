@@ -319,8 +319,10 @@ class ClusterClient:
         with trio.move_on_after(target.wait_for_worker):
             async with self._host.registry.subscribe() as events:
                 while (node := self._select(target)) is None:
-                    await anext(events)
-                return node
+                    if await anext(events, None) is None:
+                        break  # the node has stopped
+                else:
+                    return node
         raise NoWorkers(self._nobody(target))
 
     def _nobody(self, target: _Target) -> str:

@@ -31,6 +31,7 @@ from ._tasks.lifetime import serving
 from ._tasks.membership import MembershipTask
 from ._tasks.registry import RegistryTask
 from ._tasks.rpc_server import RpcServerTask
+from ._tasks.snapshots import MembershipSnapshot
 from ._tasks.subscriptions import EventStream, SubscriptionHub
 from ._tasks.supervisor import NodeTask, Supervisor
 from .client import ClientHost, ClusterClient
@@ -45,7 +46,9 @@ __all__ = ["Node"]
 
 log = logging.getLogger("rpcnet.node")
 T = TypeVar("T")
+_VERSION = version("rpcnet")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_TAGS_TIMEOUT = 1.0
 
 
 class Node:
@@ -163,7 +166,7 @@ class Node:
                 security=security,
                 name=self._name,
                 config=self._config,
-                hello=lambda: _hello(local, self._config, self._table),
+                hello=lambda: self._hello(local),
             )
         except BaseException:
             port.close()
@@ -179,6 +182,20 @@ class Node:
             rng=rng,
             joiner=Joiner(self._bus, endpoint, local, self._config, _child(rng)),
             seeds=[seed for seed in self._seeds if seed not in (address, port.local_address)],
+        )
+
+    def _hello(self, first: MemberRecord) -> Hello:
+        snapshot = self._bus.latest(MembershipSnapshot)
+        local = first if snapshot is None else snapshot.local
+        return Hello(
+            protocol_min=PROTOCOL_MIN,
+            protocol_max=PROTOCOL_MAX,
+            library=_VERSION,
+            node_id=local.id,
+            boot_id=local.boot_id,
+            max_calls=self._config.rpc.max_calls_per_connection,
+            max_message_bytes=self._config.rpc.max_message_bytes,
+            services=self._table.entries,
         )
 
     @property
@@ -264,24 +281,27 @@ class Node:
         return self._registry.subscribe(*kinds)
 
     async def update_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags and tell the cluster; those not named stay. A checkpoint.
+        """Set tags and tell the cluster; those not named stay. A checkpoint; cancelling does not take them back.
 
         Raises:
             ConfigError: the tags are too large or not strings; nothing changed.
         """
-        await self._set_tags({**self.tags, **tags})
+        await self._set_tags({**self._tags, **tags})
 
     async def remove_tags(self, *names: str) -> None:
-        """Remove tags and tell the cluster; unknown names are ignored. A checkpoint."""
-        await self._set_tags({key: value for key, value in self.tags.items() if key not in names})
+        """Remove tags and tell the cluster; unknown names are ignored. A checkpoint; cancelling changes nothing."""
+        await self._set_tags({key: value for key, value in self._tags.items() if key not in names})
 
-    async def _set_tags(self, tags: Mapping[str, str]) -> None:
+    async def _set_tags(self, tags: dict[str, str]) -> None:
         check_metadata(self.name, tags, self._table.service_names)
-        wanted = dict(tags)
+        self._tags = tags
         async with self._registry.subscribe() as events:
-            self._bus.publish(TagsChanged(wanted, at=trio.current_time()))
-            while dict(self.tags) != wanted:
-                await anext(events)
+            while dict(self.tags) != self._tags:
+                self._bus.publish(TagsChanged(dict(self._tags), at=trio.current_time()))
+                with trio.move_on_after(_TAGS_TIMEOUT):  # the order is lost if membership fails with it in hand
+                    while dict(self.tags) != self._tags:
+                        if await anext(events, None) is None:
+                            raise RuntimeError("the node has stopped")
         await trio.lowlevel.checkpoint()
 
     async def join(self, seeds: Sequence[str]) -> None:
@@ -401,15 +421,15 @@ class _Parts:
         await self.endpoint.calls.wait_idle()
 
     async def leave(self) -> None:
-        """Drain and say goodbye, within ``drain_timeout`` and ``leave_timeout``."""
+        """Drain and say goodbye, within ``drain_timeout`` and ``leave_timeout``; again only if that was cancelled."""
         if self._has_left:
             return
-        self._has_left = True
         with trio.move_on_after(self.config.drain_timeout):
             await self.drain()
         self.bus.publish(Leaving(at=trio.current_time()))
         with trio.move_on_after(self.config.leave_timeout):
             await self.endpoint.membership.left.wait()
+        self._has_left = True
 
     async def goodbye(self) -> None:
         """Leave if that has not been done, and close all connections."""
@@ -425,19 +445,6 @@ class _Parts:
 
 def _child(rng: Random) -> Random:
     return Random(rng.getrandbits(64))
-
-
-def _hello(local: MemberRecord, config: NodeConfig, table: HandlerTable) -> Hello:
-    return Hello(
-        protocol_min=PROTOCOL_MIN,
-        protocol_max=PROTOCOL_MAX,
-        library=version("rpcnet"),
-        node_id=local.id,
-        boot_id=local.boot_id,
-        max_calls=config.rpc.max_calls_per_connection,
-        max_message_bytes=config.rpc.max_message_bytes,
-        services=table.entries,
-    )
 
 
 def _check_seeds(seeds: Sequence[str]) -> list[str]:

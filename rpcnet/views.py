@@ -41,10 +41,11 @@ class ClusterMembership:
         """Return how improbable a node's silence would be if it were alive, as -log10 of the probability.
 
         From 0 to about 3 while the node is not suspected (the latest probe's evidence), up to the threshold while it
-        is, infinite once it has failed; 0 for a node that is not known.
+        is, infinite once it has failed or left; 0 for this node itself and for one that is not known.
         """
         snapshot = self._bus.latest(DetectorSnapshot)
-        return 0.0 if snapshot is None else snapshot.phi(node_id, trio.current_time())
+        is_judged = node_id != self.local.id and any(node.id == node_id for node in self.members())
+        return snapshot.phi(node_id, trio.current_time()) if snapshot is not None and is_judged else 0.0
 
 
 class NodeRegistry:
@@ -79,7 +80,7 @@ class NodeRegistry:
         Raises:
             ConfigError: the selector is malformed; the message names the column.
         """
-        return self.snapshot().where(Selector.parse(selector))
+        return tuple([node for node in self.snapshot().where(Selector.parse(selector)) if node.is_usable])
 
     async def wait_for(
         self, n: int, *, where: str | Selector = "", state: NodeState = NodeState.ALIVE
@@ -90,6 +91,9 @@ class NodeRegistry:
             n: how many.
             where: a selector over their tags.
             state: the state they must be in.
+
+        Raises:
+            RuntimeError: the node has stopped, so they will not come.
         """
         selector = Selector.parse(where)
 
@@ -98,7 +102,8 @@ class NodeRegistry:
 
         async with self.subscribe() as events:
             while len(found := matching()) < n:
-                await anext(events)
+                if await anext(events, None) is None:
+                    raise RuntimeError("the node has stopped")
         await trio.lowlevel.checkpoint()
         return found
 

@@ -61,6 +61,7 @@ __all__ = ["Effect", "Emit", "OpenSync", "SendDatagram", "SwimMachine"]
 
 _JITTER = 0.2
 _TELL_INTERVAL = 1.0
+_LEAVE_HASTE = 4  # a node that leaves waits for its goodbye to be told, so it gossips at four times the pace
 _SYNC_SOON_AFTER = 2.0
 _MAX_SEEDS = 64
 _SYNC_SCALE_FROM = 32
@@ -435,7 +436,8 @@ class SwimMachine:
         peers = self._roster.peers()
         if not peers:
             return []
-        self._gossip_at = now + self._config.gossip_interval
+        is_leaving = self.local.state is NodeState.LEFT
+        self._gossip_at = now + self._config.gossip_interval / (_LEAVE_HASTE if is_leaving else 1)
         effects: list[Effect] = []
         for node_id in self._rng.sample(peers, min(self._config.gossip_fanout, len(peers))):
             member = self._present(node_id)

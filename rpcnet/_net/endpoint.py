@@ -145,26 +145,33 @@ class Endpoint:
             name: who must answer there; None for anybody of the cluster.
 
         Raises:
-            Unavailable: nobody answered within ``connect_timeout``; nothing ran.
+            Unavailable: the name does not resolve, or nobody answered, within ``connect_timeout``; nothing ran.
             Unauthenticated: one side did not prove who it is.
             VersionMismatch: there is no common protocol version.
         """
         session = self._dialled.get((address, name))
         if session is not None and session.is_open:
             return session
-        if session is None:
-            host, port = parse_address(address)
-            resolved = (await self._environment.resolve(host))[0], port
-            session = self._dialled.get((address, name)) or self._dial(address, resolved, name)
+        timeout = self._config.rpc.connect_timeout
         try:
-            with trio.fail_after(self._config.rpc.connect_timeout):
+            with trio.fail_after(timeout):
+                if session is None:
+                    resolved = await self._resolve(address)
+                    session = self._dialled.get((address, name)) or self._dial(address, resolved, name)
                 await session.wait_open()
         except trio.TooSlowError:
-            session.shut()
-            timeout = self._config.rpc.connect_timeout
+            if session is not None:
+                session.shut()
             message = f"no connection with {name or address} at {address} within {timeout} s"
             raise Unavailable(message, never_ran=True) from None
         return session
+
+    async def _resolve(self, address: str) -> Address:
+        host, port = parse_address(address)
+        try:
+            return (await self._environment.resolve(host))[0], port
+        except OSError as error:
+            raise Unavailable(f"{host} does not resolve: {error}", never_ran=True) from error
 
     def _dial(self, address: str, resolved: Address, name: str | None) -> ClientSession:
         key = (address, name)
@@ -190,10 +197,11 @@ class Endpoint:
         yield from list(self._dialled.values())
         yield from list(self._accepted)
 
-    def cut(self, name: str, message: str) -> None:
-        """Close every connection with a node that has failed, left or been replaced."""
+    def cut(self, name: str, boot_id: int, message: str) -> None:
+        """Close every connection with a node that is gone; not those with a later boot of it."""
         for session in self.sessions():
-            if session.peer_name == name:
+            hello = session.peer_hello
+            if session.peer_name == name and (hello is None or hello.boot_id <= boot_id):
                 session.close(CLOSE_PEER_FAILED, message)
 
     def heard_since(self, at: float) -> list[Session]:

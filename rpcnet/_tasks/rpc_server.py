@@ -70,15 +70,17 @@ class RpcServerTask:
     def _take(self, event: ClusterEvent, dispatcher: Dispatcher) -> None:
         match event:
             case NodeFailed(node=node):
-                self._endpoint.cut(node.name, f"{node.name} was declared failed")
+                self._endpoint.cut(node.name, node.boot_id, f"{node.name} was declared failed")
             case NodeLeft(node=node):
-                self._endpoint.cut(node.name, f"{node.name} has left")
+                self._endpoint.cut(node.name, node.boot_id, f"{node.name} has left")
             case NodeReplaced(node=node):
-                self._endpoint.cut(node.name, f"{node.name} was restarted")
+                self._endpoint.cut(node.name, node.boot_id - 1, f"{node.name} was restarted")
             case EventsDropped():
                 for node in nodes_of(self._bus):
-                    if not node.is_usable:
-                        self._endpoint.cut(node.name, f"{node.name} is {node.state.value}")
+                    if node.is_usable:
+                        self._endpoint.cut(node.name, node.boot_id - 1, f"{node.name} was restarted")
+                    else:
+                        self._endpoint.cut(node.name, node.boot_id, f"{node.name} is {node.state.value}")
             case Draining():
                 dispatcher.is_draining = True
                 self._endpoint.drain()

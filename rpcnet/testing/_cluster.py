@@ -55,7 +55,7 @@ class SimulatedNode:
     """Its address; the host is its own."""
     node: Node
     """The node itself, of the latest start."""
-    is_running: bool = True
+    is_running: bool = False
     """Whether it is inside its block."""
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     """Ends its block."""
@@ -145,7 +145,7 @@ class SimulatedCluster:
             handle.make = lambda bind, name=name: make(name, bind)
             self._nodes.append(handle)
             started.append(handle)
-            await self._enter(handle)
+            await self._nursery.start(self._live, handle)
         return started
 
     async def crash(self, node: SimulatedNode) -> None:
@@ -163,8 +163,7 @@ class SimulatedCluster:
         self._note(node.name, "starts again")
         node.node = node.make(node.address)
         node.scope, node.ended = trio.CancelScope(), trio.Event()
-        node.is_running = True
-        await self._enter(node)
+        await self._nursery.start(self._live, node)
 
     async def stop(self, node: SimulatedNode) -> None:
         """End a node in good order: its block ends, it says goodbye."""
@@ -183,18 +182,12 @@ class SimulatedCluster:
         node.scope.cancel(reason="crashed by the scenario")
         await node.ended.wait()
 
-    async def _enter(self, handle: SimulatedNode) -> None:
-        try:
-            await self._nursery.start(self._live, handle)
-        except BaseException:
-            handle.is_running = False
-            raise
-
     async def _live(self, handle: SimulatedNode, *, task_status: trio.TaskStatus[None]) -> None:
         try:
             with handle.scope:
                 async with handle.node:
                     handle.address = handle.node.address
+                    handle.is_running = True
                     async with handle.node.events() as events:
                         task_status.started()
                         async for event in events:
