@@ -35,6 +35,11 @@ class PeerProcess:
         assert line.endswith("\n"), f"{self.name} ended early"
         return line.strip()
 
+    def write_line(self, line: str) -> None:
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(line.encode() + b"\n")
+        self.popen.stdin.flush()
+
 
 @attrs.define(eq=False)
 class Processes:

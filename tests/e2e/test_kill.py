@@ -139,7 +139,7 @@ async def test_a_cancellation_at_the_moment_a_connection_is_cut_harms_nobody() -
             stub = two.stub(Peer, node="one")
 
             async def call_while_the_connection_is_cut() -> None:
-                two._parts.endpoint.cut("one", "cut by the test")  # type: ignore[union-attr]
+                two._parts.endpoint.cut("one", one.membership.local.boot_id, "cut by the test")  # type: ignore[union-attr]
                 await stub.who()
 
             for _ in range(20):  # Trio runs the tasks of one turn in either order
