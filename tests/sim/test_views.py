@@ -1,0 +1,116 @@
+"""What an application reads of the cluster, and waits for."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from _world import World, stub
+
+import rpcnet
+from rpcnet.testing import SimulatedCluster, run
+
+ALIVE, FAILED, LEFT = rpcnet.NodeState.ALIVE, rpcnet.NodeState.FAILED, rpcnet.NodeState.LEFT
+
+
+def test_waiting_for_nodes_by_number_tag_and_state() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        (first,) = await cluster.start(1)
+        found: dict[str, list[str]] = {}
+
+        async def wait(name: str, n: int, where: str, state: rpcnet.NodeState) -> None:
+            nodes = await first.node.registry.wait_for(n, where=where, state=state)
+            found[name] = [node.name for node in nodes]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, "three", 3, "", ALIVE)
+            nursery.start_soon(wait, "odd", 1, "odd", ALIVE)
+            nursery.start_soon(wait, "failed", 1, "", FAILED)
+            nursery.start_soon(wait, "nobody", 0, "nobody-has-it", ALIVE)
+            others = await cluster.start(2, tags=lambda name: {"odd": "yes"} if name == "n1" else {})
+            await trio.sleep(1)
+            assert found == {"nobody": [], "three": ["n0", "n1", "n2"], "odd": ["n1"]}
+            await cluster.crash(others[0])
+        assert found["failed"] == ["n1"]
+
+    run(scenario)
+
+
+def test_where_finds_usable_nodes_only() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        nodes = await cluster.start(3, tags=lambda name: {"role": "worker"})
+        await cluster.converged()
+        registry = nodes[0].node.registry
+        assert len(registry.where("role=worker")) == 3
+        await cluster.crash(nodes[1])
+        await registry.wait_for(1, state=FAILED)
+        await cluster.stop(nodes[2])
+        await registry.wait_for(1, state=LEFT)
+        assert [node.name for node in registry.where("role=worker")] == ["n0"]
+        assert [node.name for node in registry.nodes()] == ["n0", "n1", "n2"]
+        with pytest.raises(rpcnet.ConfigError, match="column"):
+            registry.where("role=")
+
+    run(scenario)
+
+
+def test_the_worker_registry_counts_chooses_and_knows_what_is_under_way() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        nodes = await world.start(3)
+        (idle,) = await cluster.start(1)
+        await cluster.converged()
+        workers = idle.node.workers
+        assert workers.worker_count() == 3
+        assert [node.name for node in workers.workers()] == ["n0", "n1", "n2"]
+        assert workers.select_worker().name in {"n0", "n1", "n2"}
+        with pytest.raises(rpcnet.NoWorkers, match="gpu"):
+            workers.select_worker("gpu")
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(stub(idle).again, "key", 1.0)
+            await trio.sleep(0.5)
+            assert [workers.active_calls(node.node.id) for node in nodes] == [2, 2, 2]
+            assert [node.node.statistics().active_calls for node in nodes] == [2, 2, 2]
+        assert [workers.active_calls(node.node.id) for node in nodes] == [0, 0, 0]
+        assert [node.node.statistics().active_calls for node in nodes] == [0, 0, 0]
+
+    run(scenario)
+
+
+def test_waiting_for_what_never_comes_ends_with_the_node() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        errors: list[Exception] = []
+
+        async def wait(node: rpcnet.Node) -> None:
+            try:
+                await node.registry.wait_for(5)
+            except RuntimeError as error:
+                errors.append(error)
+
+        async with trio.open_nursery() as nursery, rpcnet.Node("a", security=cluster.security) as node:
+            nursery.start_soon(wait, node)
+            await trio.sleep(1)
+        assert len(errors) == 1
+
+    run(scenario)
+
+
+def test_phi_grows_while_a_node_is_silent() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        nodes = await cluster.start(3)
+        await cluster.converged()
+        await trio.sleep(10)
+        membership, lost = nodes[0].node.membership, nodes[2].node.id
+        assert membership.phi(lost) < 1
+        await cluster.crash(nodes[2])
+        async with nodes[0].node.events(rpcnet.NodeSuspected) as events:
+            await anext(events)
+        await trio.sleep(1)
+        assert membership.phi(lost) > 0
+        await nodes[0].node.registry.wait_for(1, state=FAILED)
+        await trio.sleep(0.1)
+        assert membership.phi(lost) == float("inf")
+        assert membership.phi("nobody") == 0
+        assert membership.phi(nodes[0].node.id) == 0
+
+    run(scenario)
