@@ -327,6 +327,7 @@ class Node:
         return NodeStatistics(
             restarts=dict(self._supervisor.restarts),
             port=parts.endpoint.port_statistics(),
+            pump=parts.endpoint.pump.statistics(),
             quic=parts.endpoint.quic_statistics(),
             membership=parts.endpoint.membership.statistics(),
             sealing=parts.endpoint.sealing_statistics(),

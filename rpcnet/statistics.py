@@ -8,6 +8,7 @@ import attrs
 
 from ._net.membership_port import MembershipPortStatistics
 from ._net.ports import PortStatistics
+from ._net.pump import PumpStatistics
 from ._net.quic import EndpointStatistics
 from ._net.sealing import SealingStatistics
 
@@ -48,6 +49,8 @@ class NodeStatistics:
     """How often each task was restarted."""
     port: PortStatistics
     """The UDP port."""
+    pump: PumpStatistics
+    """What was read from it, and what was dropped because it is for nobody."""
     quic: EndpointStatistics
     """The connections."""
     membership: MembershipPortStatistics

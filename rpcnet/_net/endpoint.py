@@ -9,6 +9,7 @@ The rules of this file:
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -26,11 +27,13 @@ from .membership_port import MembershipPort
 from .ports import Address, DatagramPort, Environment, PortStatistics
 from .pump import PortPump
 from .quic import EndpointStatistics, QuicEndpoint, QuicLink
-from .sealing import Sealer, SealingStatistics
+from .sealing import REFUSALS, Sealer, SealingStatistics
 from .server_session import IncomingCall, ServerSession
 from .session import CLOSE_GOING_AWAY, CLOSE_PEER_FAILED, Session
 
 __all__ = ["CallQueue", "Endpoint"]
+
+log = logging.getLogger("rpcnet.membership")
 
 
 class CallQueue:
@@ -99,6 +102,7 @@ class Endpoint:
             accept=self._accept,
         )
         self._sealer = Sealer(security.cluster, security.gossip_keys, environment.token_bytes(8))
+        self._reported = self._sealer.statistics()
         self.membership = MembershipPort(self._send_sealed, self._exchange_state)
         """Membership's side of the port."""
         self.pump = PortPump(port, self._quic, self._sealer, self.membership.deliver_datagram)
@@ -241,3 +245,13 @@ class Endpoint:
             for session in self.sessions():
                 if session.calls_in_flight and not session.is_closed:
                     session.link.ping()
+            self._report_refused()
+
+    def _report_refused(self) -> None:
+        """Log how many membership datagrams did not open since the last time, in one line, if there were any."""
+        before, now = self._reported, self._sealer.statistics()
+        self._reported = now
+        counts = {reason: getattr(now, reason) - getattr(before, reason) for reason in REFUSALS}
+        listed = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items() if count)
+        if listed:
+            log.warning("membership datagrams that did not open: %s", listed)

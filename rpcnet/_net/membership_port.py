@@ -58,6 +58,8 @@ class MembershipPortStatistics:
     """Their bytes before sealing."""
     dropped: int
     """Inbound items dropped because the inbox was full."""
+    malformed: int
+    """Inbound items of members that membership could not read."""
 
 
 class MembershipPort:
@@ -74,13 +76,13 @@ class MembershipPort:
         self._send = send
         self._exchange = exchange
         self._put, self._get = trio.open_memory_channel["Inbound"](_INBOX_SIZE)
-        self._sent = self._sent_bytes = self._dropped = 0
+        self._sent = self._sent_bytes = self._dropped = self._malformed = 0
         self.left = trio.Event()
         """Set when this node's goodbye has been told as often as it needs to be."""
 
     def statistics(self) -> MembershipPortStatistics:
         """Return the counters."""
-        return MembershipPortStatistics(self._sent, self._sent_bytes, self._dropped)
+        return MembershipPortStatistics(self._sent, self._sent_bytes, self._dropped, self._malformed)
 
     def deliver(self, item: Inbound) -> bool:
         """Put something into the inbox; return False if it was full."""
@@ -98,6 +100,10 @@ class MembershipPort:
     def deliver_request(self, request: StateRequest) -> None:
         """Put a peer's request for an exchange of state into the inbox."""
         self.deliver(request)
+
+    def count_malformed(self) -> None:
+        """Note that an item could not be read."""
+        self._malformed += 1
 
     async def receive(self) -> Inbound:
         """Return the next item. A checkpoint; cancelling loses nothing."""

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from .ports import SAFE_DATAGRAM_BYTES
 
-__all__ = ["MAX_PAYLOAD_BYTES", "SALT_BYTES", "SEALED_TYPES", "GossipKey", "Sealer", "SealingStatistics"]
+__all__ = ["MAX_PAYLOAD_BYTES", "REFUSALS", "SALT_BYTES", "SEALED_TYPES", "GossipKey", "Sealer", "SealingStatistics"]
 
 SEALED_TYPES = range(0x20, 0x40)
 """The first bytes that QUIC leaves to others on the same port (RFC 9443)."""
@@ -79,6 +79,10 @@ class SealingStatistics:
     """Tag and content do not fit."""
     replayed: int
     """Seen before, or too old to tell."""
+
+
+REFUSALS = ("malformed", "too_long", "foreign_cluster", "own", "unknown_key", "forged", "replayed")
+"""The counters of datagrams that did not open."""
 
 
 @attrs.define(eq=False)

@@ -29,6 +29,7 @@ __all__ = ["MembershipTask"]
 log = logging.getLogger("rpcnet.membership")
 _MAX_SYNCS = 8
 _SYNC_TIMEOUT = 10.0
+_LOG_INTERVAL = 10.0
 
 
 class MembershipTask:
@@ -69,6 +70,7 @@ class MembershipTask:
         self._alarm = Alarm(self._machine.next_timer, self._on_timer)
         self._syncing: dict[str, None] = {}
         self._nursery: trio.Nursery | None = None
+        self._log_at = now
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
@@ -98,7 +100,14 @@ class MembershipTask:
                         self._perform(effects)
                         item.reply(self._machine.state_payload())
             except MessageError as error:
-                log.warning("dropped a malformed membership message: %s", error)
+                self._drop(error)
+
+    def _drop(self, error: MessageError) -> None:
+        self._port.count_malformed()
+        now = trio.current_time()
+        if now >= self._log_at:
+            self._log_at = now + _LOG_INTERVAL
+            log.warning("dropped a malformed membership message: %s", error)
 
     @enable_ki_protection
     async def _hear_bus(self) -> None:
