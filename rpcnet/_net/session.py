@@ -269,8 +269,8 @@ class Session(ABC):
     def _take(self, stream_id: int, data: bytes, *, end: bool) -> None:
         stream = self._streams.get(stream_id)
         if stream is None:
-            if not data:
-                return
+            if not data or stream_id & 1 != self.link.is_client:
+                return  # a stream of our own that was given up; this was on its way
             stream = self._begin_stream(stream_id, data[0])
             data = data[1:]
         take = self._take_control if stream.kind is StreamKind.CONTROL else self.on_frame
