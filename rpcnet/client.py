@@ -74,6 +74,13 @@ class ClientHost:
     """A source of chance of the client's own."""
 
 
+def _split(full_name: str) -> tuple[str, str]:
+    service, _, method = full_name.partition(".")
+    if not service or not method:
+        raise ConfigError(f"method = {full_name!r}: must be 'service.method'")
+    return service, method
+
+
 class Stub:
     """A typed proxy of a service, made by :meth:`ClusterClient.stub`; it has the service's methods and nothing else."""
 
@@ -192,7 +199,7 @@ class ClusterClient:
         Returns:
             By node, its result or the :class:`RpcNetError` that its call ended with; empty if no worker matches.
         """
-        service, _, _ = method.partition(".")
+        service, _ = _split(method)
         selector = Selector.parse(where)
         nodes = self._host.registry.snapshot().workers(service, selector)
         results: dict[NodeInfo, Any] = {}
@@ -211,9 +218,7 @@ class ClusterClient:
     def _generic_target(
         self, full_name: str, args: tuple[object, ...], where: str | Selector, node: str | None, wait: float
     ) -> _Target:
-        service, dot, method = full_name.partition(".")
-        if not dot or not service or not method:
-            raise ConfigError(f"method = {full_name!r}: must be 'service.method'")
+        service, method = _split(full_name)
         annotations = tuple(type(arg) if attrs.has(type(arg)) else Any for arg in args)
         codec = self._generic.get((full_name, annotations))
         if codec is None:

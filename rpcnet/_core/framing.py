@@ -48,6 +48,8 @@ MAX_CONTROL_BYTES = 1 << 20
 MAX_TIMEOUT_MS = 0xFFFF_FFFF
 """The longest deadline that travels, 49 days; a later one travels as none."""
 _MAX_MESSAGE_CHARS = 8192
+_MAX_CHAR_BYTES = 4
+_ERROR_OVERHEAD = 64
 _pack = _HEADER.pack
 _unpack_from = _HEADER.unpack_from
 _new_tuple = tuple.__new__  # what Frame(...) does, without the detour through a Python function
@@ -178,9 +180,10 @@ class FrameReader:
 # --- bodies of ERROR
 
 
-def encode_error(message: str, call_id: str | None) -> bytes:
-    """Encode the body of an ERROR frame; the message is cut at 8192 characters."""
-    return cbor2.dumps([message[:_MAX_MESSAGE_CHARS], call_id])
+def encode_error(message: str, call_id: str | None, max_bytes: int = 1 << 20) -> bytes:
+    """Encode the body of an ERROR frame; the message is cut at 8192 characters, or to fit into ``max_bytes``."""
+    most = max(0, min(_MAX_MESSAGE_CHARS, (max_bytes - _ERROR_OVERHEAD) // _MAX_CHAR_BYTES))
+    return cbor2.dumps([message[:most], call_id])
 
 
 def decode_error(body: bytes) -> tuple[str, str | None]:

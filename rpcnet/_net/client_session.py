@@ -255,6 +255,7 @@ class ClientSession(Session):
     def on_hello(self, hello: Hello) -> None:
         """Learn the server's methods and limits, and let the callers go."""
         self._max_calls = hello.max_calls
+        self._lane_limit = min(self._lane_limit, self.message_limit)
         self._methods = {(s.name, m.name): m for s in hello.services for m in s.methods}
         self._open_lanes()
         self.is_open = True

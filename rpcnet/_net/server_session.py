@@ -128,7 +128,7 @@ class ServerSession(Session):
 
     def refuse(self, call: IncomingCall, error: StatusError) -> None:
         """Send the error that a call ended with."""
-        body = encode_error(error.message, error.call_id)
+        body = encode_error(error.message, error.call_id, self.message_limit)
         self._send(
             call, encode_frame(FrameKind.ERROR, call.call_id, error.status, int(error.never_ran), body), len(body)
         )

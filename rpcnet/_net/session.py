@@ -18,7 +18,6 @@ from collections.abc import Callable
 import trio
 
 from rpcnet._core.framing import (
-    HEADER_BYTES,
     MAX_CONTROL_BYTES,
     Frame,
     FrameKind,
@@ -294,11 +293,9 @@ class Session(ABC):
 
     def expect(self, stream_id: int, kind: StreamKind) -> InboundStream:
         """Begin to read frames on a stream."""
-        limit = {
-            StreamKind.CONTROL: MAX_CONTROL_BYTES,
-            StreamKind.LANE: self._config.lane_limit_bytes + 4 * HEADER_BYTES,
-            StreamKind.STATE: MAX_STATE_BYTES,
-        }.get(kind, self._config.max_message_bytes)
+        limit = {StreamKind.CONTROL: MAX_CONTROL_BYTES, StreamKind.STATE: MAX_STATE_BYTES}.get(
+            kind, self._config.max_message_bytes
+        )
         stream = self._streams[stream_id] = InboundStream(kind, limit)
         return stream
 

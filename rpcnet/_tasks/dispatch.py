@@ -9,7 +9,8 @@ The rules of this file:
   that scopes, nurseries, context variables and exceptions behave in a handler as in a task of its own.
 * A worker's cancel scope is entered once and serves many calls, until one of them is cancelled or runs into its
   deadline. Each call has a copy of a clean context.
-* A handler that raises, hangs or floods ends its call and nothing else.
+* A handler that raises, hangs or floods ends its call and nothing else, whatever it raises. Only Ctrl-C, and being
+  cancelled from outside, end the worker.
 """
 
 from __future__ import annotations
@@ -73,6 +74,16 @@ def _drive(
             trap = run(step, argument)
         except StopIteration as stop:
             return stop.value
+
+
+def _ends_the_worker(error: BaseException) -> bool:
+    """Whether an error that came out of a handler is more than the end of a call."""
+    if isinstance(error, Exception):
+        return False
+    is_ours = (KeyboardInterrupt, GeneratorExit)
+    if error.subgroup(is_ours) if isinstance(error, BaseExceptionGroup) else isinstance(error, is_ours):
+        return True
+    return trio.current_effective_deadline() == -_NEVER
 
 
 @attrs.frozen
@@ -246,7 +257,7 @@ class Dispatcher:
         call.answer(body)
         self.queue.end()
 
-    def fail(self, call: IncomingCall, handler: Handler, error: Exception) -> None:
+    def fail(self, call: IncomingCall, handler: Handler, error: BaseException) -> None:
         """Answer a call whose handler raised; what is not a status goes to the log under a call id."""
         if isinstance(error, StatusError):
             self.refuse(call, error_for_status(error.status, error.message, call_id=error.call_id))
@@ -289,8 +300,8 @@ class _Worker:
                     if not self._leads and not await self._rest():
                         return False
                     await self._lead()
-        except Exception as error:
-            if self._call is None or self._handler is None:
+        except BaseException as error:
+            if self._call is None or self._handler is None or _ends_the_worker(error):
                 raise
             call, handler = self._clear(self._call), self._handler
             self._pool.fail(call, handler, error)
@@ -348,7 +359,9 @@ class _Worker:
         context = pool.new_context(call.deadline)
         try:
             result = await _drive(handler.method(*arguments), context, self._on_suspend)
-        except Exception as error:  # noqa: BLE001 - a handler can raise anything
+        except BaseException as error:
+            if _ends_the_worker(error):
+                raise
             pool.fail(self._clear(call), handler, error)
         else:
             pool.finish(self._clear(call), handler, result)

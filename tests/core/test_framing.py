@@ -218,3 +218,11 @@ def test_a_hello_with_a_method_table_above_the_limit_of_nesting_is_refused() -> 
     hello = Hello(protocol_min=1, protocol_max=1, library="1", node_id="n", boot_id=1, max_calls=1, max_message_bytes=1)
     with pytest.raises(ProtocolError, match="not valid CBOR"):
         decode_hello(cbor2.dumps({**attrs.asdict(hello), "services": nested}))
+
+
+@given(st.text(max_size=2000), st.integers(128, 4096))
+@settings(deadline=None)
+def test_an_error_message_is_cut_to_what_the_other_side_takes(message: str, limit: int) -> None:
+    body = encode_error(message, "0123456789ab", limit)
+    assert len(body) <= limit
+    assert message.startswith(decode_error(body)[0])

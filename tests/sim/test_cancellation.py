@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import attrs
 import pytest
@@ -17,7 +18,7 @@ WIRE = 0.05
 """Virtual seconds that a message and its acknowledgement take at most."""
 
 
-async def two(cluster: SimulatedCluster, **rpc: object) -> tuple[World, rpcnet.Node, rpcnet.Node]:
+async def two(cluster: SimulatedCluster, **rpc: Any) -> tuple[World, rpcnet.Node, rpcnet.Node]:
     world = World(cluster)
     config = rpcnet.NodeConfig(rpc=attrs.evolve(rpcnet.RpcConfig(), **rpc))
     first, second = await world.start(2, config=config)
