@@ -157,6 +157,9 @@ class ClientSession(Session):
             message = f"request of {len(body)} bytes is above the limit of {self.message_limit}"
             raise ResourceExhausted(message, never_ran=True)
         await self.wait_for_room()
+        while self._closed is None and len(self._calls) >= self._max_calls:  # others waited for room as well
+            await self._wait_for_slot()
+            await self.wait_for_room()
         return await self._request(StreamKind.CALL, FrameKind.CALL, number, timeout_ms, body)
 
     async def exchange_state(self, payload: bytes) -> bytes:
