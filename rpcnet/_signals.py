@@ -9,17 +9,15 @@ from collections.abc import Mapping
 
 import attrs
 
-from .events import ClusterEvent, NodeInfo
+from .events import ClusterEvent
 
 __all__ = [
     "Accused",
     "Draining",
     "Leaving",
-    "LoadChanged",
     "PeerHeard",
     "ProbeAnswered",
     "ProbeDue",
-    "RoutesChanged",
     "Signal",
     "Suspicion",
     "TagsChanged",
@@ -103,23 +101,6 @@ class PeerHeard(Signal):
     """An authenticated packet of ``node_id`` arrived on a connection: it is alive, first-hand."""
 
     node_id: str
-
-
-@attrs.frozen
-class LoadChanged(Signal):
-    """The number of handlers running on this node changed."""
-
-    active_calls: int
-
-
-# --- the registry says
-
-
-@attrs.frozen
-class RoutesChanged(Signal):
-    """The registry's snapshot changed; ``nodes`` is all of it."""
-
-    nodes: tuple[NodeInfo, ...]
 
 
 # --- the node says
