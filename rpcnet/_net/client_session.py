@@ -66,7 +66,10 @@ class _Waiter:
         reschedule(self.task, cast("Outcome[bytes]", self))
 
     def abort(self, _: RaiseCancelT) -> Abort:
-        """Give the call up; Trio calls this when the caller is cancelled."""
+        """Give the call up; Trio calls this when the caller is cancelled.
+
+        Trio cancels the tasks of a scope in no order that repeats. So nothing is sent here, but when the task runs.
+        """
         self._session.give_up(self)
         return Abort.SUCCEEDED
 
@@ -149,7 +152,11 @@ class ClientSession(Session):
             self._pump.finish()
             if waiter.error is not None:  # the connection was about to be closed, and flushing did that
                 raise waiter.error
-        result: bytes = await wait_task_rescheduled(waiter.abort)
+        try:
+            result: bytes = await wait_task_rescheduled(waiter.abort)
+        except BaseException:
+            self._tell_given_up(waiter)
+            raise
         return result
 
     async def _call_on_stream(self, number: int, body: bytes, timeout_ms: int) -> bytes:
@@ -190,15 +197,23 @@ class ClientSession(Session):
                 self.link.stop(stream_id, STREAM_CANCELLED)
 
         self.with_stream(send)
-        result: bytes = await wait_task_rescheduled(waiter.abort)
+        try:
+            result: bytes = await wait_task_rescheduled(waiter.abort)
+        except BaseException:
+            self._tell_given_up(waiter)
+            raise
         return result
 
     def give_up(self, waiter: _Waiter) -> None:
-        """Tell the server that nobody waits for a call any more."""
-        if self._calls.end(waiter.call_id) is None or self._closed is not None:
-            return
-        self._free_slot()
+        """Wait for the answer to a call no more."""
         waiter.is_waiting = False
+        if self._calls.end(waiter.call_id) is not None:
+            self._free_slot()
+
+    def _tell_given_up(self, waiter: _Waiter) -> None:
+        """Tell the server that nobody waits for a call any more, if that is so."""
+        if waiter.is_waiting or self._closed is not None:
+            return
         if waiter.lane >= 0:
             self.write(waiter.lane, encode_frame(FrameKind.CANCEL, waiter.call_id))
         elif waiter.stream_id is not None:
