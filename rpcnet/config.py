@@ -20,9 +20,11 @@ __all__ = ["DetectorConfig", "GossipConfig", "NodeConfig", "RpcConfig", "Supervi
 
 def _between(low: float, high: float) -> Any:
     def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            owner = type(instance).__name__
-            raise ConfigError(f"{owner}.{attribute.name} = {value!r}: must be a number from {low} to {high}")
+        is_whole = attribute.type in (int, "int")
+        kinds = (int,) if is_whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+            owner, number = type(instance).__name__, "whole number" if is_whole else "number"
+            raise ConfigError(f"{owner}.{attribute.name} = {value!r}: must be a {number} from {low} to {high}")
 
     return check
 
@@ -130,6 +132,10 @@ class NodeConfig:
 
     def __attrs_post_init__(self) -> None:
         """Check the fields against each other."""
+        parts = {"gossip": GossipConfig, "detector": DetectorConfig, "rpc": RpcConfig, "supervision": SupervisionConfig}
+        for name, kind in parts.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigError(f"NodeConfig.{name} = {getattr(self, name)!r}: must be a {kind.__name__}")
         if self.join not in ("required", "background"):
             raise ConfigError(f"NodeConfig.join = {self.join!r}: must be 'required' or 'background'")
         if self.detector.pause_tolerance < self.detector.probe_interval:

@@ -16,7 +16,7 @@ import trio
 from ._core.framing import Hello
 from ._core.members import MemberRecord, check_metadata
 from ._core.naming import node_id_of
-from ._net.addresses import format_address, is_wildcard, parse_address
+from ._net.addresses import check_setting, format_address, is_wildcard, parse_address
 from ._net.endpoint import Endpoint
 from ._net.environment import current_environment
 from ._net.identity import Security
@@ -92,13 +92,15 @@ class Node:
         self._bind = bind
         self._advertise = advertise
         self._seeds = _check_seeds(seeds)
-        self._tags = dict(tags or {})
-        self._config = config or NodeConfig.lan()
-        self._table = HandlerTable(list(services), self._config.rpc)
+        self._tags = dict(_checked("tags", {} if tags is None else tags, Mapping))
+        self._config = _checked("config", config or NodeConfig.lan(), NodeConfig)
+        self._table = HandlerTable(list(_checked("services", services, Iterable)), self._config.rpc)
+        if security is not None and not isinstance(security, Security):
+            raise ConfigError(f"security: must be a Security, not {type(security).__name__}")
         self._security = security
-        parse_address(bind)
+        check_setting("bind", bind, is_dialled=False)
         if advertise is not None:
-            parse_address(advertise)
+            check_setting("advertise", advertise, is_dialled=True)
         if name is not None:
             check_metadata(name, self._tags, self._table.service_names)
         self._bus = Bus(self._config.supervision.inbox_size)
@@ -451,9 +453,15 @@ def _child(rng: Random) -> Random:
 def _check_seeds(seeds: Sequence[str]) -> list[str]:
     if isinstance(seeds, str):
         raise ConfigError(f"seeds = {seeds!r}: must be a sequence of addresses, not one string")
-    for seed in seeds:
-        parse_address(seed)
+    for seed in _checked("seeds", seeds, Iterable):
+        check_setting("seeds", seed, is_dialled=True)
     return list(seeds)
+
+
+def _checked(name: str, value: T, kind: type) -> T:
+    if not isinstance(value, kind):
+        raise ConfigError(f"{name} = {value!r}: must be of the kind {kind.__name__}")
+    return value
 
 
 async def _advertised(bound: str, environment: Environment) -> str:

@@ -14,7 +14,16 @@ from typing import Any
 
 from rpcnet.errors import ConfigError
 
-__all__ = ["Address", "format_address", "from_socket", "is_literal", "is_loopback", "is_wildcard", "parse_address"]
+__all__ = [
+    "Address",
+    "check_setting",
+    "format_address",
+    "from_socket",
+    "is_literal",
+    "is_loopback",
+    "is_wildcard",
+    "parse_address",
+]
 
 Address = tuple[str, int]
 """Host and port, as sockets take them."""
@@ -49,6 +58,27 @@ def parse_address(address: str) -> Address:
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 0xFFFF):
         raise ConfigError(f"address {address!r}: the port must be a number from 0 to 65535")
     return host, int(port)
+
+
+def check_setting(name: str, address: object, *, is_dialled: bool) -> None:
+    """Check an address that somebody set.
+
+    Args:
+        name: what the setting is called.
+        address: its value.
+        is_dialled: whether it is for others to dial, so that neither port 0 nor every address will do.
+
+    Raises:
+        ConfigError: if it is none; the message names setting, value and rule.
+    """
+    if not isinstance(address, str):
+        raise ConfigError(f"{name}: address {address!r}: must be a string like 'host:port'")
+    try:
+        host, port = parse_address(address)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    if is_dialled and (is_wildcard(host) or not port):
+        raise ConfigError(f"{name}: address {address!r}: nobody can dial it; write one host and a port from 1 to 65535")
 
 
 @lru_cache(maxsize=_CACHED)

@@ -159,19 +159,16 @@ async def test_a_node_that_does_not_belong_gets_a_join_error_that_says_so(strang
             assert [info.name for info in server.registry.nodes()] == ["server"]
 
 
-class Impersonator:
+class Impersonator(rpcnet.Security):
     """The security of a member, but for the certificates it shows, which the test chooses."""
 
     def __init__(self) -> None:
-        self.real = security()
+        super().__init__(SECRET.encode(), "rpcnet", loopback_only=False)
         self.forge: Callable[[], Credentials] | None = None
 
-    def issue(self, name: str) -> Credentials:
-        shown = self.real.issue(name) if self.forge is None else self.forge()
+    def issue(self, name: str, now: float | None = None) -> Credentials:
+        shown = super().issue(name, now) if self.forge is None else self.forge()
         return attrs.evolve(shown, renew_after=0.0)  # so that every connection asks for a new one
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.real, name)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +188,7 @@ async def test_a_call_from_a_node_that_cannot_prove_who_it_is_ends_as_unauthenti
     with trio.fail_after(PATIENCE):
         async with (
             node("server", services=[counter]) as server,
-            node("member", server.address, who=member) as client,  # type: ignore[arg-type]
+            node("member", server.address, who=member) as client,
         ):
             member.forge = forge
             for _ in range(2):
