@@ -23,6 +23,7 @@ from trio.testing import MockClock
 
 from rpcnet._net.environment import set_environment
 from rpcnet._net.memory import MemoryNetwork, SimulatedEnvironment
+from rpcnet.errors import NodeCrashed
 
 from ._cluster import SimulatedCluster, TraceEntry
 
@@ -54,6 +55,7 @@ def run(
 
     Raises:
         TimeoutError: the scenario took longer than ``limit`` virtual seconds.
+        NodeCrashed: a node of the cluster failed inside.
     """
 
     async def main() -> tuple[TraceEntry, ...]:
@@ -61,18 +63,25 @@ def run(
         environment = SimulatedEnvironment(network, seed)
         set_environment(environment)
         result: list[BaseException] = []
-        async with trio.open_nursery() as nursery:
-            await nursery.start(network.run)
-            cluster = SimulatedCluster(nursery, network)
-            try:
-                with trio.move_on_after(limit) as scope:
-                    await scenario(cluster)
-                if scope.cancelled_caught:
-                    result.append(TimeoutError(f"the scenario is not done after {limit} virtual seconds (seed {seed})"))
-            except Exception as error:  # noqa: BLE001 - raised again below, bare
-                result.append(error)
-            await cluster.end()
-            nursery.cancel_scope.cancel(reason="the scenario is over")
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(network.run)
+                cluster = SimulatedCluster(nursery, network)
+                try:
+                    with trio.move_on_after(limit) as scope:
+                        await scenario(cluster)
+                    if scope.cancelled_caught:
+                        message = f"the scenario is not done after {limit} virtual seconds (seed {seed})"
+                        result.append(TimeoutError(message))
+                except Exception as error:  # noqa: BLE001 - raised again below, bare
+                    result.append(error)
+                await cluster.end()
+                nursery.cancel_scope.cancel(reason="the scenario is over")
+        except ExceptionGroup as group:
+            crashes = [error for error in group.exceptions if isinstance(error, NodeCrashed)]
+            if not crashes:
+                raise
+            raise crashes[0] from crashes[0].__cause__
         if result:
             raise result[0]
         return cluster.trace
