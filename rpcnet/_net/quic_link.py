@@ -170,6 +170,11 @@ class QuicLink:
             self._buffered = self.engine.unacknowledged_bytes
         return self._buffered
 
+    @property
+    def buffered_at_most(self) -> int:
+        """What :attr:`buffered_bytes` was when it was last counted, and what was sent since."""
+        return self._buffered
+
     def count_progress(self) -> bool:
         """Say whether the peer acknowledged something that counts, or allowed more streams, since the last time."""
         before = self._buffered

@@ -5,11 +5,15 @@ The rules of this file:
 * A call is handed on with its bytes, not decoded: what it means is for the RPC server to say.
 * An answer goes where the call came from; one that is too large for a lane gets a stream of its own.
 * CANCEL and a reset stream cancel the handler; the call's place stays taken until the handler has ended.
+* While more than the watermark is unacknowledged, what the client asks for waits, and its places with it. So a client
+  that reads nothing makes this side hold the watermark and one answer per call in flight, and no more.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -21,7 +25,7 @@ from rpcnet.config import RpcConfig
 from rpcnet.errors import ProtocolError, ResourceExhausted, StatusError
 
 from .pump import PortPump
-from .quic import LinkClosed
+from .quic import LinkClosed, QuicLink
 from .session import STREAM_CANCELLED, InboundStream, Session
 
 __all__ = ["CallSink", "IncomingCall", "ServerSession", "StateRequest", "StateSink"]
@@ -103,6 +107,8 @@ class ServerSession(Session):
         self._states = states
         self._on_end = on_end
         self._incoming: IncomingCalls[IncomingCall] = IncomingCalls(config.max_calls_per_connection)
+        self._watermark = config.send_watermark_bytes
+        self._held: deque[Callable[[], None]] = deque()
         self._control = -1
 
     @property
@@ -143,14 +149,18 @@ class ServerSession(Session):
         if call.is_cancelled or self._closed is not None:
             self.forget(call)
             return
-        self._incoming.end(call.call_id)
         if call.own_stream:
+            self._incoming.end(call.call_id)
             self.write_last(call.stream_id, frame)
         elif size <= self._config.lane_limit_bytes:
+            self._incoming.end(call.call_id)
             self.write(call.stream_id, frame)
         else:
-            data = bytes([StreamKind.RESULT]) + frame
-            self.with_stream(lambda stream_id: self.write_last(stream_id, data), unidirectional=True)
+            self.with_stream(lambda stream_id: self._send_large(stream_id, call, frame), unidirectional=True)
+
+    def _send_large(self, stream_id: int, call: IncomingCall, frame: bytes) -> None:
+        self._incoming.end(call.call_id)
+        self.write_last(stream_id, bytes([StreamKind.RESULT]) + frame)
 
     # --- input
 
@@ -188,15 +198,24 @@ class ServerSession(Session):
             self._accept(IncomingCall(self, stream_id, frame, own_stream=True))
         elif kind == FrameKind.STATE and stream.kind is StreamKind.STATE and stream.call_id is None:
             stream.call_id = frame.call_id
-            self._states(StateRequest(frame.body, lambda reply: self._reply_state(stream_id, frame.call_id, reply)))
+            request = StateRequest(frame.body, lambda reply: self._reply_state(stream_id, frame.call_id, reply))
+            if self._is_full:
+                self._held.append(partial(self._states, request))
+            else:
+                self._states(request)
         else:
             raise refuse_unexpected(frame, stream.kind.name.lower())
 
     def _accept(self, call: IncomingCall) -> None:
         if self._incoming.begin(call.call_id, call):
-            self._sink.accept(call)
+            if self._is_full:
+                self._held.append(partial(self._sink.accept, call))
+            else:
+                self._sink.accept(call)
             return
         limit = self._config.max_calls_per_connection
+        if self._is_full:
+            raise ProtocolError(f"CALL frame: more than {limit} calls in flight, and their answers are not read")
         error = ResourceExhausted(f"more than {limit} calls in flight on one connection", never_ran=True)
         body = encode_error(error.message, None)
         frame = encode_frame(FrameKind.ERROR, call.call_id, error.status, 1, body)
@@ -204,6 +223,16 @@ class ServerSession(Session):
             self.write_last(call.stream_id, frame)
         else:
             self.write(call.stream_id, frame)
+
+    @property
+    def _is_full(self) -> bool:
+        return bool(self._held) or self.link.buffered_at_most > self._watermark
+
+    def link_progress(self, link: QuicLink) -> None:
+        """Go on with what was held back, as far as the client has read."""
+        super().link_progress(link)
+        while self._held and link.buffered_at_most <= self._watermark:
+            self._held.popleft()()
 
     def _reply_state(self, stream_id: int, call_id: int, payload: bytes) -> None:
         if not self.is_closed:
@@ -225,6 +254,7 @@ class ServerSession(Session):
 
     def on_closed(self, reason: LinkClosed) -> None:
         """Cancel every handler: nobody waits for them."""
+        self._held.clear()
         for call in self._incoming.end_all():
             call.cancel()
         self._on_end(self)

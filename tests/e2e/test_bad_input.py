@@ -10,12 +10,13 @@ import attrs
 import cbor2
 import pytest
 import trio
-from _peer import PATIENCE, Peer, config, eventually
+from _peer import PATIENCE, Peer, config, eventually, pattern
 from _raw_client import HELLO, RawClient, call, open_lane, raw_client, say_hello
 
 import rpcnet
 from rpcnet._core.framing import FrameKind, StreamKind, encode_frame, encode_hello
 from rpcnet._net.addresses import parse_address
+from rpcnet._net.quic import QuicLink
 from rpcnet._net.sealing import REFUSALS, Sealer
 from rpcnet._net.session import CLOSE_PROTOCOL_ERROR, CLOSE_VERSION_MISMATCH
 from rpcnet.service import definition_of
@@ -465,6 +466,51 @@ async def test_a_client_that_only_opens_streams_keeps_nobody_waiting(limits: rpc
         await mallory.until(lambda: bool(mallory.frames))
 
     await against_a_member_gone_bad(misbehave, judge, limits)
+
+
+async def test_a_client_that_reads_nothing_costs_a_bounded_number_of_bytes_and_then_its_connection() -> None:
+    size, watermark, in_flight = 50_000, 1 << 20, 8
+    limits = rpcnet.RpcConfig(send_watermark_bytes=watermark, max_calls_per_connection=in_flight)
+    give = number_of("give")
+    with trio.fail_after(PATIENCE):
+        async with node("target", rpc=limits) as target, node("friend", target.address) as friend:
+            await target.registry.wait_for(2)
+            async with raw_client(target.address, SECURITY.issue("mallory"), say_hello, max_data=20_000) as mallory:
+                mallory.quic._local_max_data.used = -(1 << 40)  # so that it never grants more
+                await mallory.until(lambda: bool(mallory.frames))
+                open_lane(mallory)
+                [link] = [link for link in links_of(target) if link.peer_name == "mallory"]
+                for first in range(1, 400, in_flight):
+                    calls = [call(first + number, give, size) for number in range(in_flight)]
+                    mallory.write(4, b"".join(calls))
+                    await mallory.flush()
+                    assert await friend.stub(Peer, node="target").who() == "target"
+                    await mallory.until(lambda: target.statistics().active_calls == 0)
+                    assert link.buffered_bytes <= watermark + in_flight * (size + 100)
+                end = await mallory.until_terminated()
+                assert end.error_code == CLOSE_PROTOCOL_ERROR
+                assert end.reason_phrase == "CALL frame: more than 8 calls in flight, and their answers are not read"
+            assert_that_all_is_well(target, friend)
+
+
+def links_of(target: rpcnet.Node) -> list[QuicLink]:
+    return list(target._parts.endpoint._quic._links)  # type: ignore[union-attr]
+
+
+async def test_answers_far_above_the_watermark_all_arrive_when_they_are_read() -> None:
+    limits = rpcnet.RpcConfig(send_watermark_bytes=65536, max_calls_per_connection=16)
+    answers: list[bytes] = []
+    with trio.fail_after(PATIENCE):
+        async with node("target", rpc=limits) as target, node("friend", target.address) as friend:
+
+            async def ask() -> None:
+                answers.append(await friend.stub(Peer, node="target").give(50_000))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(100):
+                    nursery.start_soon(ask)
+            assert_that_all_is_well(target, friend)
+    assert answers == [pattern(50_000)] * 100
 
 
 # --- what the caller's own side refuses
