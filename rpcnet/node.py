@@ -111,6 +111,7 @@ class Node:
         self._client: ClusterClient | None = None
         self._parts: _Parts | None = None
         self._lifetime: AbstractAsyncContextManager[None] | None = None
+        self._is_entered = False
 
     def __repr__(self) -> str:
         """Return name, address and whether it runs."""
@@ -119,8 +120,9 @@ class Node:
 
     async def __aenter__(self) -> Self:
         """Bind, start, join."""
-        if self._lifetime is not None:
+        if self._is_entered:
             raise RuntimeError("a node can be entered once; make a new one to start again")
+        self._is_entered = True
         environment = current_environment()
         security = self._security or Security.default()
         security.check_bind(self._bind)

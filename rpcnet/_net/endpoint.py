@@ -111,6 +111,7 @@ class Endpoint:
         """Calls of peers that wait for a worker."""
         self.is_draining = False
         """Whether new calls are refused."""
+        self._is_closed = False
 
     @property
     def address(self) -> str:
@@ -149,13 +150,16 @@ class Endpoint:
             name: who must answer there; None for anybody of the cluster.
 
         Raises:
-            Unavailable: the name does not resolve, or nobody answered, within ``connect_timeout``; nothing ran.
+            Unavailable: the port is closed, the name does not resolve, or nobody answered, within ``connect_timeout``;
+                nothing ran.
             Unauthenticated: one side did not prove who it is.
             VersionMismatch: there is no common protocol version.
         """
         session = self._dialled.get((address, name))
         if session is not None and session.is_open:
             return session
+        if self._is_closed:
+            raise Unavailable("the node has stopped", never_ran=True)
         timeout = self._config.rpc.connect_timeout
         try:
             with trio.fail_after(timeout):
@@ -226,6 +230,7 @@ class Endpoint:
 
     def close(self) -> None:
         """Close the port; to be called when nobody reads it any more."""
+        self._is_closed = True
         self._port.close()
 
     # --- for membership

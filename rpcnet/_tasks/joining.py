@@ -123,8 +123,8 @@ class Joiner:
         except MessageError as error:
             raise JoinError(f"answered with a state that cannot be read: {error}") from error
         for record in records:
-            is_other = record.id == self._local.id and record.boot_id != self._local.boot_id and record.is_present
-            if is_other and record.address != self._local.address and await self._answers(record):
+            is_elsewhere = record.id == self._local.id and record.address != self._local.address
+            if is_elsewhere and record.is_present and await self._answers(record):
                 raise NameConflict(
                     f"the name {record.name!r} belongs to a live node at {record.address}; "
                     f"this one, at {self._local.address}, did not join"
