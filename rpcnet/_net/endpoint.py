@@ -22,6 +22,7 @@ from rpcnet.errors import Unavailable
 
 from .addresses import parse_address
 from .client_session import ClientSession
+from .host_names import HostNames
 from .identity import Security
 from .membership_port import MembershipPort
 from .ports import Address, DatagramPort, Environment, PortStatistics
@@ -89,7 +90,7 @@ class Endpoint:
         hello: Callable[[], Hello],
     ) -> None:
         self._port = port
-        self._environment = environment
+        self._names = HostNames(environment, is_ipv6=":" in parse_address(port.local_address)[0])
         self._config = config
         self._hello = hello
         self._dialled: dict[tuple[str, str | None], ClientSession] = {}
@@ -123,6 +124,7 @@ class Endpoint:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.pump.run)
             nursery.start_soon(self._keep_alive, name="rpcnet keep-alive")
+            nursery.start_soon(self._names.run, name="rpcnet host names")
             task_status.started()
 
     def port_statistics(self) -> PortStatistics:
@@ -177,7 +179,7 @@ class Endpoint:
     async def _resolve(self, address: str) -> Address:
         host, port = parse_address(address)
         try:
-            return (await self._environment.resolve(host))[0], port
+            return await self._names.resolve(host), port
         except OSError as error:
             raise Unavailable(f"{host} does not resolve: {error}", never_ran=True) from error
 
@@ -236,7 +238,9 @@ class Endpoint:
     # --- for membership
 
     def _send_sealed(self, payload: bytes, address: Address) -> None:
-        self.pump.send_sealed(payload, address)
+        found = self._names.find(address)
+        if found is not None:
+            self.pump.send_sealed(payload, found)
 
     async def _exchange_state(self, address: str, payload: bytes) -> bytes:
         session = await self.connect(address)

@@ -172,6 +172,19 @@ async def test_a_node_on_every_address_is_dialled_where_it_says_and_mixes_with_o
             await assert_that_they_call_each_other(one, two)
 
 
+async def test_a_node_that_advertises_a_host_name_gets_datagrams_as_well_as_calls() -> None:
+    port = free_port()
+    with trio.fail_after(PATIENCE):
+        async with (
+            peer("one", f"127.0.0.1:{port}", advertise=f"localhost:{port}") as one,
+            peer("two", "127.0.0.1:0", one.address) as two,
+        ):
+            assert one.address == f"localhost:{port}"
+            await two.update_tags({"told": "by gossip"})
+            await one.registry.wait_for(1, where='told="by gossip"')
+            await assert_that_they_call_each_other(one, two)
+
+
 async def test_a_node_that_binds_a_host_name_is_found_through_that_name() -> None:
     with trio.fail_after(PATIENCE):
         async with peer("one", "localhost:0") as one:
