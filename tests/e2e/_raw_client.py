@@ -28,6 +28,8 @@ from rpcnet._net.addresses import parse_address
 from rpcnet._net.identity import Credentials
 
 MAX_BODY = 1 << 24
+LOOK_AGAIN = 0.02
+"""Seconds after which a condition is looked at again although nothing has arrived."""
 HELLO = Hello(
     protocol_min=1,
     protocol_max=1,
@@ -56,8 +58,8 @@ class RawClient:
         """Drive the connection until the condition holds."""
         self.drain()
         while not condition():
-            timer = self.quic.get_timer()
-            with trio.move_on_at(float("inf") if timer is None else timer):
+            timer, soon = self.quic.get_timer(), trio.current_time() + LOOK_AGAIN
+            with trio.move_on_at(soon if timer is None else min(timer, soon)):
                 data = await self.socket.recv(65536)
                 self.quic.receive_datagram(data, self.address, trio.current_time())
             if timer is not None and trio.current_time() >= timer:
