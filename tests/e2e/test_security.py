@@ -316,8 +316,8 @@ async def test_no_log_no_error_and_no_repr_shows_a_secret_or_a_key(caplog: pytes
         ):
             with pytest.raises(rpcnet.Internal) as internal:
                 await friend.stub(Faulty).fail()
+            brief = attrs.evolve(config(), join_timeout=1.0)
             with pytest.raises(rpcnet.JoinError) as refused:
-                brief = attrs.evolve(config(), join_timeout=1.0)
                 await node("stranger", server.address, who=security(OTHER_SECRET), config=brief).__aenter__()
             async with raw_client(server.address, of_another_secret()) as client:
                 await client.until_terminated()
