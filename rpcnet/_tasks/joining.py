@@ -3,7 +3,7 @@
 The rules of this file:
 
 * All seeds are asked at once; the first one that answers is enough. Each is asked again, with jittered pauses, until
-  the time is up; the error says what each answered last.
+  the time is up, unless it refused for good; the error says what each answered last.
 * A node first only listens. If the cluster knows a live node of its name elsewhere, that one is asked itself, and when
   it answers, nothing is joined and nobody was disturbed. Only then does the node show its own state.
 """
@@ -21,7 +21,7 @@ from rpcnet._core.messages import MessageError, decode_state, encode_state
 from rpcnet._net.endpoint import Endpoint
 from rpcnet._net.membership_port import ReceivedState
 from rpcnet.config import NodeConfig
-from rpcnet.errors import JoinError, NameConflict, RpcNetError
+from rpcnet.errors import JoinError, NameConflict, RpcNetError, Unauthenticated, VersionMismatch
 
 from .bus import Bus
 from .snapshots import MembershipSnapshot
@@ -31,6 +31,8 @@ __all__ = ["Joiner"]
 log = logging.getLogger("rpcnet.membership")
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
+_NAMESAKE_TIMEOUT = 1.0
+"""Seconds that a node of the same name has to show that it lives; most often it is this node's own last start."""
 
 
 class Joiner:
@@ -67,11 +69,11 @@ class Joiner:
                 async def ask(seed: str) -> None:
                     nonlocal joined
                     try:
-                        await self._ask_until_it_answers(seed, answers)
+                        if not await self._ask_until_it_answers(seed, answers):
+                            return
+                        joined = True
                     except NameConflict as conflict:
                         conflicts.append(conflict)
-                    else:
-                        joined = True
                     nursery.cancel_scope.cancel(reason="a seed has answered")
 
                 for seed in answers:
@@ -93,17 +95,21 @@ class Joiner:
             else:
                 return
 
-    async def _ask_until_it_answers(self, seed: str, answers: dict[str, str]) -> None:
+    async def _ask_until_it_answers(self, seed: str, answers: dict[str, str]) -> bool:
+        """Ask a seed until it has answered and return True, or until it has refused for good and return False."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 await self._ask(seed)
             except NameConflict:
                 raise
+            except (Unauthenticated, VersionMismatch) as error:
+                answers[seed] = str(error)
+                return False
             except (RpcNetError, OSError) as error:
                 answers[seed] = str(error)
             else:
-                return
+                return True
             await trio.sleep(pause * (0.5 + self._rng.random() / 2))
             pause = min(_LONGEST_PAUSE, pause * 2)
 
@@ -131,9 +137,11 @@ class Joiner:
                 )
 
     async def _answers(self, record: MemberRecord) -> bool:
-        try:
-            session = await self._endpoint.connect(record.address, record.name)
-        except RpcNetError:
-            return False
-        hello = session.peer_hello
-        return hello is not None and hello.boot_id == record.boot_id
+        with trio.move_on_after(_NAMESAKE_TIMEOUT):
+            try:
+                session = await self._endpoint.connect(record.address, record.name)
+            except RpcNetError:
+                return False
+            hello = session.peer_hello
+            return hello is not None and hello.boot_id == record.boot_id
+        return False

@@ -155,3 +155,29 @@ def test_a_node_of_another_cluster_with_the_same_secret_cannot_join() -> None:
             assert len(node.registry.nodes()) == 1
 
     run(scenario)
+
+
+def test_a_refusal_for_good_ends_the_join_at_once() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        (node,) = await cluster.start(1)
+        stranger = rpcnet.Security.shared_secret("another secret, long enough", cluster="simulation")
+        begun = trio.current_time()
+        with pytest.raises(rpcnet.JoinError):
+            async with rpcnet.Node("stranger", seeds=[node.address], security=stranger):
+                pass
+        assert trio.current_time() - begun < 2
+
+    run(scenario)
+
+
+def test_a_node_that_was_killed_rejoins_at_another_address_before_anybody_noticed() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        nodes = await world.start(3)
+        await cluster.crash(nodes[1])
+        begun = trio.current_time()
+        async with rpcnet.Node("n1", seeds=[nodes[0].address], security=cluster.security):
+            assert trio.current_time() - begun < 2
+            assert [node.state for node in nodes[0].node.registry.nodes()] == [rpcnet.NodeState.ALIVE] * 3
+
+    run(scenario, seed=2)
