@@ -48,7 +48,7 @@ log = logging.getLogger("rpcnet.node")
 T = TypeVar("T")
 _VERSION = version("rpcnet")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_TAGS_TIMEOUT = 1.0
+_ORDER_TIMEOUT = 0.5
 
 
 class Node:
@@ -299,13 +299,10 @@ class Node:
     async def _set_tags(self, tags: dict[str, str]) -> None:
         check_metadata(self.name, tags, self._table.service_names)
         self._tags = tags
-        async with self._registry.subscribe() as events:
-            while dict(self.tags) != self._tags:
-                self._bus.publish(TagsChanged(dict(self._tags), at=trio.current_time()))
-                with trio.move_on_after(_TAGS_TIMEOUT):  # the order is lost if membership fails with it in hand
-                    while dict(self.tags) != self._tags:
-                        if await anext(events, None) is None:
-                            raise RuntimeError("the node has stopped")
+        await self._running.order(
+            lambda: TagsChanged(dict(self._tags), at=trio.current_time()),
+            lambda local: dict(local.tags) == self._tags,
+        )
         await trio.lowlevel.checkpoint()
 
     async def join(self, seeds: Sequence[str]) -> None:
@@ -356,7 +353,6 @@ class _Parts:
     seeds: list[str]
     is_killed: bool = False
     _has_left: bool = False
-    _is_draining: bool = False
 
     async def run(
         self,
@@ -417,13 +413,44 @@ class _Parts:
         else:
             await trio.lowlevel.checkpoint()
 
+    async def order(self, make: Callable[[], ClusterEvent], is_done: Callable[[MemberRecord], bool]) -> None:
+        """Tell the tasks to do something, until this node's record shows that it was done.
+
+        Once is not always enough: an order is lost if a task fails with it in hand.
+        """
+        mailbox = self.hub.subscribe((ClusterEvent,), ())
+        try:
+            events = EventStream(mailbox)
+            while not is_done(self.record):
+                self.bus.publish(make())
+                with trio.move_on_after(_ORDER_TIMEOUT):
+                    while not is_done(self.record):
+                        if await anext(events, None) is None:
+                            raise RuntimeError("the node has stopped")
+        finally:
+            self.hub.unsubscribe(mailbox)
+
+    @property
+    def record(self) -> MemberRecord:
+        """This node's record as membership has it."""
+        snapshot = self.bus.latest(MembershipSnapshot)
+        return self.local if snapshot is None else snapshot.local
+
     async def drain(self) -> None:
-        """Refuse new calls and wait for the running ones, without a bound of its own."""
-        if not self._is_draining:
-            self._is_draining = True
-            self.bus.publish(Draining(at=trio.current_time()))
-        await trio.lowlevel.checkpoint()
+        """Refuse new calls and wait for the running ones and their answers, without a bound of its own."""
+        with trio.move_on_after(self.config.leave_timeout):
+            await self._begin_draining()
         await self.endpoint.calls.wait_idle()
+        await self.endpoint.wait_answered(self.config.leave_timeout)
+        await trio.lowlevel.checkpoint()
+
+    async def _begin_draining(self) -> None:
+        draining = self.endpoint.draining
+        while not draining.is_set():
+            self.bus.publish(Draining(at=trio.current_time()))
+            with trio.move_on_after(_ORDER_TIMEOUT):
+                await draining.wait()
+        await self.order(lambda: Draining(at=trio.current_time()), lambda local: not local.services)
 
     async def leave(self) -> None:
         """Drain and say goodbye, within ``drain_timeout`` and ``leave_timeout``; again only if that was cancelled."""
@@ -431,9 +458,12 @@ class _Parts:
             return
         with trio.move_on_after(self.config.drain_timeout):
             await self.drain()
-        self.bus.publish(Leaving(at=trio.current_time()))
+        left = self.endpoint.membership.left
         with trio.move_on_after(self.config.leave_timeout):
-            await self.endpoint.membership.left.wait()
+            while not left.is_set():
+                self.bus.publish(Leaving(at=trio.current_time()))
+                with trio.move_on_after(_ORDER_TIMEOUT):
+                    await left.wait()
         self._has_left = True
 
     async def goodbye(self) -> None:

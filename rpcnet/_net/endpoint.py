@@ -110,8 +110,9 @@ class Endpoint:
         """Who reads, who flushes."""
         self.calls = CallQueue()
         """Calls of peers that wait for a worker."""
-        self.is_draining = False
-        """Whether new calls are refused."""
+        self.draining = trio.Event()
+        """Set when new calls are refused."""
+        self._owed: list[ServerSession] = []
         self._is_closed = False
 
     @property
@@ -220,9 +221,21 @@ class Endpoint:
 
     def drain(self) -> None:
         """Tell all who call this node that it takes no new calls."""
-        self.is_draining = True
-        for session in list(self._accepted):
-            session.say_goaway()
+        if not self.draining.is_set():
+            self.draining.set()
+            self._owed = [session for session in self._accepted if session.calls_in_flight or session.has_unsent]
+            for session in list(self._accepted):
+                session.say_goaway()
+
+    async def wait_answered(self, patience: float) -> None:
+        """Wait until all who called this node before it drained have their answers. A checkpoint only if it waits.
+
+        Args:
+            patience: seconds after which one that acknowledges nothing is not waited for.
+        """
+        self.pump.flush()
+        for session in self._owed:
+            await session.wait_sent(patience)
 
     def close_connections(self) -> None:
         """Close all connections; sends what was written and a goodbye, and waits for nothing."""

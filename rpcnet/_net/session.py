@@ -104,6 +104,8 @@ class Session(ABC):
         self._output: dict[int, list[bytes]] = {}
         self._queued = False
         self._room: deque[trio.Event] = deque()
+        self._all_sent = trio.Event()
+        self._all_sent.set()
         self._unopened: deque[tuple[Callable[[int], None], bool]] = deque()
         self.peer_hello: Hello | None = None
         """What the other side said first; None until it has."""
@@ -200,7 +202,28 @@ class Session(ABC):
                 if not event.is_set():
                     self._room.remove(event)
 
+    async def wait_sent(self, patience: float) -> None:
+        """Wait until the peer has all that was written, or has taken nothing for a while. A checkpoint if it waits.
+
+        Args:
+            patience: seconds after which a peer that acknowledges nothing is not waited for.
+        """
+        while self._closed is None and self.has_unsent:
+            before = self.link.buffered_bytes
+            with trio.move_on_after(patience):
+                self._all_sent = trio.Event()
+                await self._all_sent.wait()
+            if self.link.buffered_bytes >= before:
+                return
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the peer has not acknowledged all that was written."""
+        return bool(self._output or self._unopened) or (self._link is not None and self._link.buffered_bytes > 0)
+
     def _wake_waiters_for_room(self) -> None:
+        if not self._all_sent.is_set() and (self._closed is not None or not self.has_unsent):
+            self._all_sent.set()
         if self._room and (self._closed is not None or self.link.buffered_bytes <= self._config.send_watermark_bytes):
             while self._room:
                 self._room.popleft().set()

@@ -56,7 +56,7 @@ class RpcServerTask:
                 max_running=limit,
                 rng=self._rng,
             )
-            dispatcher.is_draining = endpoint.is_draining
+            dispatcher.is_draining = endpoint.draining.is_set()
             endpoint.pump.on_calls = dispatcher.on_calls
             try:
                 nursery.start_soon(self._report_heard, name="rpcnet heard peers")

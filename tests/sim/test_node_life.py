@@ -98,6 +98,33 @@ def test_a_draining_node_takes_no_new_calls_and_others_take_them() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_answers_of_a_node_that_ends_arrive_whatever_the_network_does(seed: int) -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        one, other = await world.start(2)
+        for source, destination in ((one, other), (other, one)):
+            cluster.set_latency(source, destination, 0.001, 0.02)
+            cluster.set_loss(source, destination, 0.1)
+        answers: list[str | bytes] = []
+
+        async def call(number: int) -> None:
+            if number % 2:
+                answers.append(await stub(one, other).once(f"{number}", 3 + number / 10))
+            else:
+                answers.append(await stub(one, other).produce(30_000, 3 + number / 10))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(call, number)
+            await trio.sleep(3)
+            assert sum(world.works["n1"].runs.values()) == 20
+            await cluster.stop(other)
+        assert len(answers) == 20
+
+    run(scenario, seed=seed)
+
+
 def test_leaving_alone_takes_no_time() -> None:
     async def scenario(cluster: SimulatedCluster) -> None:
         async with rpcnet.Node("alone", security=cluster.security):
@@ -116,6 +143,22 @@ def test_leaving_others_that_are_all_gone_is_bounded() -> None:
         begun = trio.current_time()
         await cluster.stop(nodes[0])
         assert trio.current_time() - begun <= 2.5
+
+    run(scenario)
+
+
+def test_a_caller_that_is_gone_is_not_waited_for_long() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        nodes = await world.start(3)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stub(nodes[0], nodes[1]).produce, 100_000, 1.0)
+            await trio.sleep(0.99)
+            await cluster.crash(nodes[0])
+            begun = trio.current_time()
+            await cluster.stop(nodes[1])
+            assert trio.current_time() - begun <= 5
+            nursery.cancel_scope.cancel()
 
     run(scenario)
 

@@ -13,6 +13,8 @@ from _world import World, seen, stub
 import rpcnet
 from rpcnet._core.detector import DetectorMachine
 from rpcnet._core.swim import SwimMachine
+from rpcnet._signals import Draining, Leaving
+from rpcnet._tasks.membership import MembershipTask
 from rpcnet._tasks.registry import RegistryTask
 from rpcnet._tasks.rpc_server import RpcServerTask
 from rpcnet.events import NodeInfo, NodeLeft, NodeState
@@ -197,6 +199,48 @@ def test_tags_are_told_although_membership_fails_with_the_order_in_hand(monkeypa
             await nodes[0].node.update_tags({"new": "yes"})
         await nodes[1].node.registry.wait_for(1, where="new=yes")
         assert nodes[0].node.statistics().restarts["membership"] == 1
+
+    run(scenario)
+
+
+LOST: list[tuple[type, str, type]] = [
+    (MembershipTask, "_decide", Leaving),
+    (MembershipTask, "_decide", Draining),
+    (RpcServerTask, "_take", Draining),
+]
+
+
+@pytest.mark.parametrize(("task", "method", "order"), LOST)
+def test_a_goodbye_is_said_although_a_task_fails_with_the_order_in_hand(
+    task: type, method: str, order: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = getattr(task, method)
+    left = 1
+
+    def fail(owner: Any, event: object, *args: object) -> Any:
+        nonlocal left
+        if left and isinstance(event, order):
+            left -= 1
+            raise Injected("with the order in hand")
+        return original(owner, event, *args)
+
+    monkeypatch.setattr(task, method, fail)
+
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        nodes = await world.start(3)
+        await nodes[1].node.drain()
+        await trio.sleep(1)
+        assert nodes[0].node.workers.worker_count() == 2
+        with pytest.raises(rpcnet.StatusError) as caught:
+            await stub(nodes[0], nodes[1]).who()
+        assert caught.value.never_ran
+        begun = trio.current_time()
+        await cluster.stop(nodes[1])
+        assert trio.current_time() - begun < 2
+        assert not left
+        await nodes[0].node.registry.wait_for(1, state=rpcnet.NodeState.LEFT)
+        assert not seen(cluster.trace, "NodeFailed")
 
     run(scenario)
 
