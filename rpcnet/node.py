@@ -310,8 +310,12 @@ class Node:
 
         Raises:
             JoinError: none of them answered within ``config.join_timeout``.
+            NameConflict: another live node has this name.
+            RuntimeError: the node has left; it takes a new one to come back.
         """
         parts = self._running
+        if parts.record.state is NodeState.LEFT:
+            raise RuntimeError("the node has left; make a new one to come back")
         await parts.joiner.join(_check_seeds(seeds))
 
     async def drain(self) -> None:

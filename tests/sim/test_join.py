@@ -115,6 +115,19 @@ def test_joining_by_hand() -> None:
     run(scenario)
 
 
+def test_a_node_that_has_left_says_that_it_cannot_join_again() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        one, other = await cluster.start(2)
+        await cluster.converged()
+        await other.node.leave()
+        with pytest.raises(RuntimeError, match="has left"):
+            await other.node.join([one.address])
+        async with rpcnet.Node("again", seeds=[one.address], security=cluster.security):
+            await one.node.registry.wait_for(2)
+
+    run(scenario)
+
+
 def test_joining_one_two_and_many_at_once() -> None:
     async def scenario(cluster: SimulatedCluster) -> None:
         await cluster.start(1)
