@@ -190,8 +190,10 @@ class PortPump:
         writers = self._writers
         if writers:
             self._writers = []
+            was_busy, self.busy = self.busy, True  # what they write is sent here; nobody else need be woken for it
             for writer in writers:
                 writer.write_out()
+            self.busy = was_busy
         self._quic_dirty = False
         self._flushes += 1
         self._quic.flush(trio.current_time())
