@@ -49,7 +49,7 @@ def usable(node: rpcnet.Node) -> dict[str, rpcnet.NodeInfo]:
 
 
 @pytest.mark.parametrize("size", [1, 4, 1000])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_whoever_subscribes_whenever_ends_in_the_true_state(seed: int, size: int) -> None:
     async def scenario(cluster: SimulatedCluster) -> None:
         rng = Random(seed)
@@ -72,7 +72,7 @@ def test_whoever_subscribes_whenever_ends_in_the_true_state(seed: int, size: int
                     await rng.choice([cluster.crash, cluster.stop])(node)
                 else:
                     await world.bounce(node)
-            await trio.sleep(200)
+            await trio.sleep(80)
             truth = {info.name: info for info in watched.registry.nodes()}
             for follower in followers:
                 late = {name: info for name, info in truth.items() if name in follower.believed}

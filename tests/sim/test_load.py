@@ -101,10 +101,10 @@ def test_more_large_messages_at_once_than_quic_allows_streams(
         cluster.set_loss(one, other, loss)
         cluster.set_loss(other, one, loss)
         called = stub(one, other)
-        results = await all_at_once(200, lambda number: call(called, number))
+        results = await all_at_once(150, lambda number: call(called, number))
         sizes = [result if isinstance(result, int) else len(result) for result in results]  # type: ignore[arg-type]
-        assert sizes == [20_000 + number for number in range(200)]
-        assert world.ran("measure") + world.ran("produce") == 200
+        assert sizes == [20_000 + number for number in range(150)]
+        assert world.ran("measure") + world.ran("produce") == 150
         assert one.node.statistics().client.retries == 0
         for node in (one, other):
             assert set(node.node.statistics().restarts.values()) == {0}
@@ -119,11 +119,11 @@ def test_large_messages_that_wait_for_a_stream_can_be_cancelled() -> None:
         one, other = await world.start(2)
         called = stub(one, other)
         with trio.move_on_after(1.0):
-            await all_at_once(200, lambda number: called.measure(b"x" * 20_000, 10.0))
+            await all_at_once(150, lambda number: called.measure(b"x" * 20_000, 10.0))
         await trio.sleep(1)
         assert other.node.statistics().active_calls == 0
         assert await called.measure(b"x" * 20_000, 0.0) == 20_000
-        assert await all_at_once(200, lambda number: called.measure(b"x" * 20_000, 0.1)) == [20_000] * 200
+        assert await all_at_once(150, lambda number: called.measure(b"x" * 20_000, 0.1)) == [20_000] * 150
 
     run(scenario)
 
