@@ -160,7 +160,10 @@ class ServerSession(Session):
 
     def _send_large(self, stream_id: int, call: IncomingCall, frame: bytes) -> None:
         self._incoming.end(call.call_id)
-        self.write_last(stream_id, bytes([StreamKind.RESULT]) + frame)
+        if call.is_cancelled:  # while the answer waited for its stream
+            self.link.reset(stream_id, STREAM_CANCELLED)
+        else:
+            self.write_last(stream_id, bytes([StreamKind.RESULT]) + frame)
 
     # --- input
 

@@ -128,6 +128,22 @@ def test_large_messages_that_wait_for_a_stream_can_be_cancelled() -> None:
     run(scenario)
 
 
+def test_large_results_that_wait_for_a_stream_can_be_cancelled() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        one, other = await world.start(2)
+        called = stub(one, other)
+        with trio.move_on_after(0.52):
+            await all_at_once(300, lambda number: called.produce(20_000, 0.5))
+        await trio.sleep(5)
+        assert world.ran("produce") == 300
+        assert other.node.statistics().port.bytes_sent < 150 * 20_000, "answers that nobody waits for were sent"
+        assert other.node.statistics().active_calls == 0
+        assert len(await called.produce(20_000, 0.0)) == 20_000
+
+    run(scenario)
+
+
 def test_small_calls_do_not_wait_behind_large_ones() -> None:
     async def scenario(cluster: SimulatedCluster) -> None:
         world = World(cluster)
