@@ -188,7 +188,10 @@ class DataLoss(StatusError):
 
 
 class Unauthenticated(StatusError):
-    """One side did not prove who it is; the message says what was missing. A retry fails again; nothing ran."""
+    """One side did not prove who it is, or is not whom the call was for; the message says what was missing.
+
+    Nothing ran. A retry on the same node fails again; on another one it may work, and is made.
+    """
 
     status = Status.UNAUTHENTICATED
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from rpcnet.errors import ConfigError, ResourceExhausted, Unavailable
+from rpcnet.errors import ConfigError, ResourceExhausted, Unauthenticated, Unavailable
 from rpcnet.events import NodeInfo
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def may_retry(error: BaseException, *, idempotent: bool) -> bool:
     """Return whether repeating a call that ended with this error can help and can do no harm."""
     if isinstance(error, Unavailable):
         return error.never_ran or idempotent
-    return isinstance(error, ResourceExhausted) and error.never_ran
+    # An address may belong to somebody else by now, who is not whom the call was for: Unauthenticated, and nothing ran.
+    return isinstance(error, (ResourceExhausted, Unauthenticated)) and error.never_ran
 
 
 class RetryState:

@@ -18,6 +18,7 @@ from rpcnet.errors import (
     InvalidArgument,
     NoWorkers,
     ResourceExhausted,
+    Unauthenticated,
     Unavailable,
 )
 from rpcnet.events import NodeInfo, NodeState
@@ -45,6 +46,8 @@ def delay_of(one: RetryState, error: BaseException = REFUSED, **changes: Any) ->
         (LOST, True, True),
         (ResourceExhausted("full", never_ran=True), False, True),
         (ResourceExhausted("the handler's own quota"), True, False),
+        (Unauthenticated("somebody else answers there", never_ran=True), False, True),
+        (Unauthenticated("the handler's own opinion"), True, False),
         (InvalidArgument("wrong", never_ran=True), True, False),
         (DeadlineExceeded("late"), True, False),
         (Internal("bug"), True, False),

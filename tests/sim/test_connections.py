@@ -128,3 +128,15 @@ def test_statistics_count_what_a_client_did() -> None:
         assert (calls.active, calls.done, calls.failed) == (0, 3, 1)
 
     run(scenario)
+
+
+def test_calls_go_elsewhere_while_a_dead_node_s_address_belongs_to_another() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        nodes = await world.start(3)
+        await cluster.crash(nodes[1])
+        async with rpcnet.Node("squatter", bind=nodes[1].address, security=cluster.security):
+            answers = [await stub(nodes[0]).who() for _ in range(30)]
+        assert set(answers) == {"n0", "n2"}
+
+    run(scenario)
