@@ -71,8 +71,6 @@ class RpcConfig:
 
     max_message_bytes: int = attrs.field(default=4 << 20, validator=_between(1024, 1 << 30))
     """The largest encoded request or result."""
-    max_metadata_bytes: int = attrs.field(default=8 << 10, validator=_between(0, 1 << 20))
-    """The largest encoded metadata of a call."""
     max_depth: int = attrs.field(default=64, validator=_between(4, 500))
     """How deep values may nest."""
     lane_limit_bytes: int = attrs.field(default=16 << 10, validator=_between(256, 1 << 20))
