@@ -40,6 +40,7 @@ __all__ = ["ClusterClient"]
 T = TypeVar("T")
 _NEVER = float("inf")
 _MAX_GENERIC_CODECS = 256
+_MAX_COUNTED_NODES = 4096
 
 
 @attrs.define(eq=False)
@@ -282,9 +283,7 @@ class ClusterClient:
     async def _attempt(self, target: _Target, node: NodeInfo, body: bytes, deadline: float) -> bytes:
         active, node_id = self._active, node.id
         active[node_id] = active.get(node_id, 0) + 1
-        counts = self._counts.get(node_id)
-        if counts is None:
-            counts = self._counts[node_id] = _Counts()
+        counts = self._counts.get(node_id) or self._count_for(node_id)
         try:
             endpoint = self._host.endpoint
             session = endpoint.session(node.address, node.name) or await endpoint.connect(node.address, node.name)
@@ -304,6 +303,15 @@ class ClusterClient:
                 del active[node_id]
             else:
                 active[node_id] -= 1
+
+    def _count_for(self, node_id: str) -> _Counts:
+        """Begin to count for a node; beyond the bound, the one counted longest that has no call is forgotten."""
+        if len(self._counts) >= _MAX_COUNTED_NODES:
+            idle = next((counted for counted in self._counts if counted not in self._active), None)
+            if idle is not None:
+                del self._counts[idle]
+        counts = self._counts[node_id] = _Counts()
+        return counts
 
     # --- choosing
 

@@ -38,7 +38,7 @@ class ClientStatistics:
     failures: int
     """Calls that ended with an error."""
     per_node: Mapping[str, NodeCalls] = attrs.field(hash=False)
-    """Attempts by node id, of the nodes called so far."""
+    """Attempts by node id, of the nodes called so far; at most some 4096 of them, the earliest are forgotten."""
 
 
 @attrs.frozen(kw_only=True)

@@ -11,6 +11,8 @@ The rules of this file:
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import trio
 from trio.lowlevel import enable_ki_protection
 
@@ -19,8 +21,11 @@ from .ports import Environment
 
 __all__ = ["HostNames"]
 
+T = TypeVar("T")
 _FRESH_SECONDS = 30.0
 _MAX_LOOKUPS = 4
+_MAX_NAMES = 4096
+"""Names remembered; beyond that the earliest is forgotten, and looked up again when it is wanted."""
 
 
 class HostNames:
@@ -48,7 +53,7 @@ class HostNames:
         found = await self._environment.resolve(host)
         ip = next((ip for ip in found if (":" in ip) == self._is_ipv6), found[0])
         if ip != host:
-            self._known[host] = ip
+            _remember(self._known, host, ip)
         return ip
 
     def find(self, address: Address) -> Address | None:
@@ -58,7 +63,7 @@ class HostNames:
             return address
         now = trio.current_time()
         if now >= self._stale_at.get(host, now):
-            self._stale_at[host] = now + _FRESH_SECONDS
+            _remember(self._stale_at, host, now + _FRESH_SECONDS)
             self._wanted[host] = None
             self._want.set()
         ip = self._known.get(host)
@@ -83,3 +88,9 @@ class HostNames:
                 await self.resolve(host)
             except OSError:
                 return
+
+
+def _remember(table: dict[str, T], host: str, value: T) -> None:
+    if host not in table and len(table) >= _MAX_NAMES:
+        del table[next(iter(table))]
+    table[host] = value

@@ -90,3 +90,12 @@ async def test_a_lookup_that_fails_is_tried_again_later_and_disturbs_no_other(
         await trio.sleep(31)
     assert resolver.asked.count("nowhere.example") == 2
     assert names.find(("old.example", 5)) == ("10.0.0.2", 5)
+
+
+async def test_only_so_many_names_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rpcnet._net.host_names._MAX_NAMES", 1)
+    names = HostNames(Resolver(), is_ipv6=False)
+    for host in ("old.example", "both.example"):
+        await names.resolve(host)
+    assert names.find(("old.example", 5)) is None
+    assert names.find(("both.example", 5)) == ("10.0.0.1", 5)

@@ -114,3 +114,18 @@ def test_phi_grows_while_a_node_is_silent() -> None:
         assert membership.phi(nodes[0].node.id) == 0
 
     run(scenario)
+
+
+def test_the_counts_of_a_client_stay_bounded_while_nodes_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rpcnet.client._MAX_COUNTED_NODES", 2)
+
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        one, *others = await world.start(5)
+        for other in others:
+            assert await stub(one, other).who() == other.name
+        counted = one.node.statistics().client.per_node
+        assert [counted[other.node.id].done for other in others[-2:]] == [1, 1]
+        assert len(counted) == 2
+
+    run(scenario)
