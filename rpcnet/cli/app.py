@@ -1,6 +1,18 @@
 """The commands of ``rpcnet``.
 
-Exit codes: 0 it went well, 1 it did not, 2 the options are wrong, 128 + n ended by signal n.
+Exit codes, the same for every command:
+
+====== ================================================================================================================
+0      it went well; for a command that serves: SIGTERM came, and every running call finished
+1      it did not: no seed answered, the node crashed, code of the application raised, or calls had to be cut because
+       they took longer than the drain timeout
+2      an option, a setting, key material or the application is wrong; starting again changes nothing
+128+n  signal n ended it: 130 for SIGINT, in good order; 128+n for a second signal, at once
+====== ================================================================================================================
+
+So a process manager that stops a service with SIGTERM sees success, and failure if work was lost. To let it start
+again only what may go better the next time, exempt code 2 (in systemd ``RestartPreventExitStatus=2``). It should wait
+longer than the drain timeout before it kills (``TimeoutStopSec=``, ``terminationGracePeriodSeconds``).
 """
 
 from __future__ import annotations
@@ -16,11 +28,13 @@ from rich.console import Console
 
 from rpcnet import RpcNetError
 
+from .agent import agent
 from .demo.cluster import leaves
 from .demo.job import Snapshot, snapshot, standard_library
 from .demo.run import DemoFailed, run_until_signal
 from .demo.summary import Summary, as_data, as_text
 from .demo.view import LiveView, PlainView, SilentView, View
+from .run import run
 
 __all__ = ["app"]
 
@@ -30,6 +44,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.callback()
 def rpcnet() -> None:
     """Distributed programs built the way Trio programs are."""
+
+
+app.command()(agent)
+app.command()(run)
 
 
 @app.command()
