@@ -7,6 +7,8 @@ The rules of this file:
 * The user's file appears whole or not at all: it is written beside its place and linked into it, and whoever comes
   second takes what the first one made.
 * A file that others may read, that belongs to somebody else or that is no plain file is refused, never mended.
+* The user's own file is no link. Files that an administrator names may be links, as certificate managers make them, and
+  may belong to root.
 """
 
 from __future__ import annotations
@@ -20,11 +22,14 @@ from pathlib import Path
 
 from rpcnet.errors import SecurityError
 
-__all__ = ["check_strength", "read_or_create_secret", "secret_path"]
+__all__ = ["MAX_FILE_BYTES", "check_strength", "read_or_create_secret", "read_private", "secret_path"]
+
+MAX_FILE_BYTES = 1 << 20
+"""No file of keys or certificates is read beyond this."""
 
 _NEEDED_BITS = 128
 _NEEDED_KINDS = 8
-_MAX_FILE_BYTES = 4096
+_ROOT = 0
 _ADVICE = 'use what `python -c "import secrets; print(secrets.token_urlsafe(32))"` prints'
 _DIGITS, _HEXADECIMAL = frozenset(string.digits), frozenset(string.hexdigits)
 _LOWER, _UPPER = frozenset(string.ascii_lowercase), frozenset(string.ascii_uppercase)
@@ -117,14 +122,39 @@ def _create(place: Path) -> None:
 
 def _read(place: Path) -> bytes:
     descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    forbidden = stat.S_IRWXG | stat.S_IRWXO
+    return _read_checked(descriptor, f"secret file {place}", place, {os.geteuid()}, forbidden).strip()
+
+
+def read_private(place: Path, what: str, *, group_may_read: bool = False) -> bytes:
+    """Return the content of a file that holds a secret of an administrator.
+
+    Args:
+        place: the file, or a link to it.
+        what: how errors call it.
+        group_may_read: whether the file's group may read it.
+
+    Raises:
+        SecurityError: if it is no plain file, belongs to neither this user nor root, or others may read or change it;
+            the message names the file and the rule, and shows nothing of the content.
+        OSError: if it cannot be read.
+    """
+    forbidden = stat.S_IRWXO | (stat.S_IWGRP | stat.S_IXGRP if group_may_read else stat.S_IRWXG)
+    descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return _read_checked(descriptor, what, place, {os.geteuid(), _ROOT}, forbidden)
+
+
+def _read_checked(descriptor: int, what: str, place: Path, owners: set[int], forbidden: int) -> bytes:
     try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
-            raise SecurityError(f"secret file {place}: must be a plain file")
-        if about.st_uid != os.geteuid():
-            raise SecurityError(f"secret file {place}: must belong to the user who runs this process")
-        if about.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise SecurityError(f"secret file {place}: must not be accessible to others; run `chmod 600 {place}`")
-        return os.read(descriptor, _MAX_FILE_BYTES).strip()
+            raise SecurityError(f"{what}: must be a plain file")
+        if about.st_uid not in owners:
+            raise SecurityError(f"{what}: must belong to the user who runs this process")
+        if about.st_mode & forbidden:
+            mode = "600" if forbidden & stat.S_IRGRP else "640"
+            raise SecurityError(f"{what}: must not be accessible to others; run `chmod {mode} {place}`")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_FILE_BYTES)
     finally:
         os.close(descriptor)

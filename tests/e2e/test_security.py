@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import rpcnet
 from rpcnet._core.framing import FrameKind
-from rpcnet._net.identity import Credentials
+from rpcnet._net.identity import Credentials, _SharedSecret
 from rpcnet._net.quic import CLOSE_UNAUTHENTICATED
 
 SECRET = "q8ZtL2vXk0Rw7mYpB4sNcHdG"
@@ -164,7 +164,7 @@ async def test_nodes_that_do_not_belong_get_a_join_error_that_says_so() -> None:
             assert [info.name for info in server.registry.nodes()] == ["server"]
 
 
-class Impersonator(rpcnet.Security):
+class Impersonator(_SharedSecret):
     """The security of a member, but for the certificates it shows, which the test chooses."""
 
     def __init__(self) -> None:
@@ -331,6 +331,7 @@ async def test_no_log_no_error_and_no_repr_shows_a_secret_or_a_key(caplog: pytes
     assert "a weak one" not in text
     for secret in (SECRET, OTHER_SECRET):
         made = security(secret)
+        assert isinstance(made, _SharedSecret)
         assert secret not in text
         for key in (made.gossip_keys[0].secret, made._ca.private_bytes_raw(), hashlib.sha256(secret.encode()).digest()):
             assert key.hex() not in text.lower()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from rpcnet._net.addresses import Address, format_address
-from rpcnet._net.identity import Security
+from rpcnet._net.identity import Security, _SharedSecret
 from rpcnet._net.ports import PortStatistics
 from rpcnet._net.quic import LinkClosed, LinkHandler, QuicEndpoint, QuicLink
 from rpcnet.config import RpcConfig
@@ -21,8 +21,10 @@ LATENCY = 0.001
 
 
 @functools.cache
-def security(secret: str = SECRET, cluster: str = "rpcnet") -> Security:
-    return Security.shared_secret(secret, cluster=cluster)
+def security(secret: str = SECRET, cluster: str = "rpcnet") -> _SharedSecret:
+    made = Security.shared_secret(secret, cluster=cluster)
+    assert isinstance(made, _SharedSecret)
+    return made
 
 
 class WirePort:
