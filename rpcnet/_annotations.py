@@ -7,6 +7,7 @@ The rules of this file:
 * :func:`describe` looks at one level. :func:`check_annotation` and :func:`parts` follow it down, also through classes
   that contain themselves.
 * The members of a union must have different Python types, because that is how a value finds its member.
+* A stream is not a value: it stands alone, as one parameter or as the result, and its items are values.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ __all__ = [
     "check_annotation",
     "class_fields",
     "describe",
+    "is_stream",
     "parts",
     "runtime_types",
     "show",
+    "stream_item",
     "strip",
     "union_tags",
     "wire_types",
@@ -118,6 +121,30 @@ def strip(annotation: Any) -> Any:
             return annotation
 
 
+_STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncIterable, collections.abc.AsyncGenerator)
+
+
+def is_stream(annotation: Any) -> bool:
+    """Return whether an annotation is an async iterator, iterable or generator, whether or not it says of what."""
+    annotation = strip(annotation)
+    return (typing.get_origin(annotation) or annotation) in _STREAMS
+
+
+def stream_item(annotation: Any, where: str) -> Any:
+    """Return the annotation of a stream's items.
+
+    Raises:
+        ConfigError: it does not say what the items are, or is a generator that takes something.
+    """
+    stripped = strip(annotation)
+    arguments = typing.get_args(stripped)
+    if not arguments:
+        raise ConfigError(f"{where}: {show(annotation)} is not supported: say what it holds, as in AsyncIterator[str]")
+    if len(arguments) > 1 and strip(arguments[1]) is not type(None):
+        raise ConfigError(f"{where}: {show(annotation)} is not supported: a stream takes nothing; write AsyncIterator")
+    return arguments[0]
+
+
 def describe(annotation: Any) -> Description:
     """Describe one level of an annotation.
 
@@ -137,6 +164,8 @@ def describe(annotation: Any) -> Description:
     if origin in _CONTAINERS:
         form, runtime, _ = _CONTAINERS[origin]
         return Description(form, runtime, typing.get_args(annotation))
+    if is_stream(annotation):
+        raise Unsupported("a stream stands alone, as one parameter or as the result")
     if origin is not None:
         raise Unsupported("generic types other than list, set, frozenset, tuple, dict, Sequence, Mapping do not travel")
     if isinstance(annotation, type):

@@ -2,36 +2,41 @@
 
 The rules of this file:
 
-* ``@rpc`` marks a method and changes nothing else; ``@service`` reads the marked methods, checks every annotation and
-  leaves a :class:`ServiceDefinition` on the class. What a type checker sees of the class does not change.
+* ``@rpc`` marks a method and gives it the type that callers see, on a stub and on the service object alike: a plain
+  ``def`` is awaited, a method that answers with a stream is entered with ``async with``. Other methods stay
+  as they are.
+* ``@service`` reads the marked methods, checks every annotation and leaves a :class:`ServiceDefinition` on the class.
 * Whatever is not supported is refused here, when the class is made, with the names of class, method and parameter.
-* A subclass of a decorated class, protocol or abstract class serves the contract it inherits. Decorated again, it has
-  a contract of its own: the inherited methods and its own.
+* A subclass of a decorated class, protocol or abstract class serves the contract it inherits, each method in the way in
+  which the subclass writes it. Decorated again, it has a contract of its own: the inherited methods and its own.
+* ``allow`` only ever narrows: whoever overrides a method, decorated or not, cannot open it to more callers.
 """
 
 from __future__ import annotations
 
-import enum
 import functools
-import inspect
-import re
 import types
-import typing
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Mapping
-from typing import Any, ParamSpec, TypeVar, overload
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 import attrs
 
-from ._annotations import check_annotation, show
-from .errors import ConfigError
+from ._definitions import Kind, MethodDefinition, Parameter, Requirement, ServiceDefinition, Shape
+from ._direct import direct, written
+from ._signatures import Mark, both, check_name, check_override, define
+from .errors import ApplicationError, ConfigError
+from .selectors import Selector
 
 __all__ = [
+    "Kind",
     "MethodDefinition",
     "Parameter",
     "Requirement",
     "ServiceDefinition",
     "Shape",
     "definition_of",
+    "implementation_of",
     "rpc",
     "service",
 ]
@@ -39,121 +44,129 @@ __all__ = [
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _C = TypeVar("_C", bound=type[Any])
+_Stream: TypeAlias = AbstractAsyncContextManager[AsyncIterator[_R]]
 
 _MARK = "__rpcnet_rpc__"
 _DEFINITION = "__rpcnet_service__"
-
-MAX_NAME_LENGTH = 128
-"""Characters of a service's or a method's name: names travel with every call."""
+_SERVED = "__rpcnet_served__"
 
 
-class Shape(enum.Enum):
-    """How many messages go each way in one call."""
-
-    UNARY = "unary"
-    """One request, one result."""
+# The overloads go from the particular to the general: an async generator is also a function that returns something.
 
 
-class Requirement(enum.Enum):
-    """Stands where a parameter has no default."""
+class _Decorator(Protocol):
+    """What ``@rpc(...)`` does to the type of a method."""
 
-    REQUIRED = "required"
-    """The caller must pass the parameter."""
-
-
-@attrs.frozen
-class Parameter:
-    """One parameter of a method."""
-
-    name: str
-    """The name, for keyword arguments and for errors."""
-    annotation: Any
-    """The resolved annotation."""
-    default: Any = Requirement.REQUIRED
-    """The default, or ``Requirement.REQUIRED``."""
-
-    @property
-    def is_required(self) -> bool:
-        """Whether the caller must pass it."""
-        return self.default is Requirement.REQUIRED
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, method: Callable[_P, AsyncIterable[_R]], /
+    ) -> Callable[_P, _Stream[_R]]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, method: Callable[_P, Coroutine[Any, Any, AsyncIterable[_R]]], /
+    ) -> Callable[_P, _Stream[_R]]: ...
+    @overload
+    def __call__(self, method: Callable[_P, Coroutine[Any, Any, _R]], /) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
+    @overload
+    def __call__(self, method: Callable[_P, _R], /) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
 
 
-@attrs.frozen
-class MethodDefinition:
-    """One method of a service, as its class declares it."""
+class _AsyncioDecorator(Protocol):
+    """What ``@rpc(asyncio=True)`` does to the type of a method."""
 
-    name: str
-    """The name of the method."""
-    service_name: str
-    """The name of the service it belongs to."""
-    shape: Shape
-    """How many messages go each way."""
-    parameters: tuple[Parameter, ...]
-    """The parameters after ``self``, in order."""
-    result: Any
-    """The resolved annotation of the result."""
-    idempotent: bool
-    """Whether running it twice does no harm, so that a call may be repeated."""
-
-    @property
-    def full_name(self) -> str:
-        """The name as calls give it, ``"service.method"``."""
-        return f"{self.service_name}.{self.name}"
+    def __call__(self, method: Callable[_P, Coroutine[Any, Any, _R]], /) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
 
 
-@attrs.frozen
-class ServiceDefinition:
-    """A service, as its class declares it."""
-
-    name: str
-    """The name under which nodes advertise it."""
-    version: int
-    """The version of the contract, for people; calls do not compare it."""
-    methods: Mapping[str, MethodDefinition] = attrs.field(hash=False)
-    """The methods by name, sorted."""
-    contract: type
-    """The decorated class."""
-
-
-@attrs.frozen
-class _Mark:
-    idempotent: bool
-
-
+@overload
+def rpc(  # type: ignore[overload-overlap]
+    method: Callable[_P, AsyncIterable[_R]], /
+) -> Callable[_P, _Stream[_R]]: ...
+@overload
+def rpc(  # type: ignore[overload-overlap]
+    method: Callable[_P, Coroutine[Any, Any, AsyncIterable[_R]]], /
+) -> Callable[_P, _Stream[_R]]: ...
 @overload
 def rpc(method: Callable[_P, Coroutine[Any, Any, _R]], /) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
-
-
+@overload
+def rpc(method: Callable[_P, _R], /) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
 @overload
 def rpc(
-    *, idempotent: bool = False
-) -> Callable[[Callable[_P, Coroutine[Any, Any, _R]]], Callable[_P, Coroutine[Any, Any, _R]]]: ...
+    *,
+    idempotent: bool = False,
+    raises: Sequence[type[ApplicationError]] = (),
+    asyncio: Literal[False] = False,
+    allow: str | Selector | None = None,
+) -> _Decorator: ...
+@overload
+def rpc(
+    *,
+    idempotent: bool = False,
+    raises: Sequence[type[ApplicationError]] = (),
+    asyncio: Literal[True],
+    allow: str | Selector | None = None,
+) -> _AsyncioDecorator: ...
 
 
-def rpc(method: Callable[..., Any] | None = None, /, *, idempotent: bool = False) -> Callable[..., Any]:
+def rpc(
+    method: Callable[..., Any] | None = None,
+    /,
+    *,
+    idempotent: bool = False,
+    raises: Sequence[type[ApplicationError]] = (),
+    asyncio: bool = False,
+    allow: str | Selector | None = None,
+) -> Callable[..., Any]:
     """Mark a method of a service as callable from other nodes.
 
-    Used as ``@rpc`` or as ``@rpc(idempotent=True)``. The method itself is returned unchanged.
+    Used as ``@rpc`` or as ``@rpc(idempotent=True)``. Every parameter and the result need an annotation.
+
+    ==============================================  =================================================================
+    written as                                      what callers do
+    ==============================================  =================================================================
+    ``async def f(self, n: int) -> int``            ``await stub.f(7)``
+    ``def f(self, n: int) -> int``                  ``await stub.f(7)``; it runs in a worker thread
+    ``async def f(self) -> AsyncIterator[int]``     ``async with stub.f() as values: async for value in values: ...``
+    ``async def f(self, n: AsyncIterator[int])``    ``await stub.f(any_async_iterable)``
+    ==============================================  =================================================================
+
+    A stream is an async generator, or a function, ``async`` or not, that returns an async iterator. On the service
+    object itself the method is called in the same way as on a stub; nothing is converted or sent then. A method with
+    ``asyncio=True`` stays as it is: called on the object itself, it wants an asyncio loop.
 
     Args:
-        method: the method, an ``async def`` with an annotation on every parameter and on the result.
+        method: the method.
         idempotent: running it twice does no harm, so that a call whose fate is unknown may be repeated elsewhere.
+        raises: the :class:`ApplicationError` classes that callers get as themselves, with distinct names.
+        asyncio: the method is an ``async def`` that runs under trio-asyncio, so that asyncio-only libraries work.
+        allow: a selector over the verified tags of the caller; others get ``PermissionDenied``.
 
     Raises:
-        ConfigError: what is marked is not a plain function.
+        ConfigError: what is marked is not a plain function, or an option is wrong; a bad selector with its column.
     """
     if method is None:
-        return functools.partial(_mark, idempotent=idempotent)
-    return _mark(method, idempotent=idempotent)
+        return functools.partial(_mark, idempotent=idempotent, raises=raises, asyncio=asyncio, allow=allow)
+    return _mark(method, idempotent=idempotent, raises=raises, asyncio=asyncio, allow=allow)
 
 
-def _mark(method: Callable[_P, _R], *, idempotent: bool) -> Callable[_P, _R]:
+def _mark(method: object, *, idempotent: bool, raises: Any, asyncio: bool, allow: Any) -> Callable[..., Any]:
     if not isinstance(method, types.FunctionType):
         raise ConfigError(f"rpc: {method!r} is not a method written with def")
-    if not isinstance(idempotent, bool):
-        raise ConfigError(f"rpc: idempotent = {idempotent!r} of {method.__qualname__}: must be True or False")
-    setattr(method, _MARK, _Mark(idempotent))
-    return method
+    name = method.__qualname__
+    for option, value in (("idempotent", idempotent), ("asyncio", asyncio)):
+        if not isinstance(value, bool):
+            raise ConfigError(f"rpc: {option} = {value!r} of {name}: must be True or False")
+    if not isinstance(raises, (list, tuple)) or not all(map(_is_declarable, raises)):
+        raise ConfigError(f"rpc: raises = {raises!r} of {name}: must be a list of subclasses of ApplicationError")
+    try:
+        selector = None if allow is None else Selector.parse(allow)
+    except ConfigError as error:
+        raise ConfigError(f"rpc: allow of {name}: {error}") from None
+    setattr(method, _MARK, Mark(idempotent, tuple(raises), asyncio, selector))
+    return direct(method)
+
+
+def _is_declarable(error: object) -> bool:
+    return isinstance(error, type) and issubclass(error, ApplicationError) and error is not ApplicationError
 
 
 @overload
@@ -188,13 +201,19 @@ def _declare(cls: Any, *, name: str | None, version: Any) -> type:
     if not isinstance(cls, type):
         raise ConfigError(f"service: {cls!r} is not a class")
     chosen = cls.__name__ if name is None else name
-    _check_name(chosen, f"service {cls.__name__}: name")
+    check_name(chosen, f"service {cls.__name__}: name")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise ConfigError(f"service {cls.__name__}: version = {version!r}: must be a whole number from 1")
     marked = _marked_methods(cls)
     if not marked:
         raise ConfigError(f"service {cls.__name__}: no method is marked with @rpcnet.rpc")
-    methods = {method: _define(cls, chosen, method, *marked[method]) for method in sorted(marked)}
+    methods = {method: define(cls, chosen, method, *marked[method]) for method in sorted(marked)}
+    for method, definition in methods.items():
+        member, _ = marked[method]
+        if written(member) is member:  # an override without a mark of its own is called as what it overrides
+            seen = direct(member, streams=definition.shape.streams_results)
+            if seen is not member:
+                setattr(cls, method, seen)
     setattr(cls, _DEFINITION, ServiceDefinition(chosen, version, types.MappingProxyType(methods), cls))
     return cls
 
@@ -202,121 +221,69 @@ def _declare(cls: Any, *, name: str | None, version: Any) -> type:
 def definition_of(service: object) -> ServiceDefinition:
     """Return the definition of a service class, or of the class of a service object.
 
+    A class that implements a contract and is not decorated itself has the contract's definition, with the kinds of its
+    own methods.
+
     Raises:
         ConfigError: neither the class nor a class it derives from is decorated with :func:`service`, or it overrides
-            a method of the contract with something that is not an ``async def``.
+            a method of the contract with something that does not fit.
     """
     cls = service if isinstance(service, type) else type(service)
     definition = getattr(cls, _DEFINITION, None)
     if not isinstance(definition, ServiceDefinition):
         raise ConfigError(f"{cls.__name__} is not a service: decorate the class with @rpcnet.service")
-    if cls is not definition.contract:
-        for method in definition.methods:
-            if not inspect.iscoroutinefunction(getattr(cls, method)):
-                raise ConfigError(
-                    f"{cls.__name__}.{method}: must be an async def, as in {definition.contract.__name__}"
-                )
-    return definition
+    if cls is definition.contract:
+        return definition
+    served = vars(cls).get(_SERVED)
+    if not isinstance(served, ServiceDefinition):
+        served = _served_by(cls, definition)
+        setattr(cls, _SERVED, served)
+    return served
 
 
-def _marked_methods(cls: type) -> dict[str, tuple[types.FunctionType, _Mark]]:
+def implementation_of(service: object, method: MethodDefinition) -> Callable[..., Any]:
+    """Return the method of a service object as its author wrote it, bound to the object: what a server runs.
+
+    Depending on the definition's kind and shape, calling it gives a coroutine, an async generator, an async iterator,
+    or, in a thread, the result.
+    """
+    member = getattr(service, method.name)
+    function = getattr(member, "__func__", None)
+    inner = member if function is None else written(function)
+    return member if inner is function or function is None else types.MethodType(inner, member.__self__)
+
+
+def _served_by(cls: type, definition: ServiceDefinition) -> ServiceDefinition:
+    contract = definition.contract
+    below = cls.__mro__[: cls.__mro__.index(contract)]
+    methods: dict[str, MethodDefinition] = {}
+    for name, method in definition.methods.items():
+        members = [vars(base)[name] for base in below if name in vars(base)]
+        marks = [mark for mark in map(_mark_of, members) if mark is not None]
+        methods[name] = check_override(cls, contract, method, marks) if members else method
+    if methods == definition.methods:
+        return definition
+    return attrs.evolve(definition, methods=types.MappingProxyType(methods))
+
+
+def _mark_of(member: object) -> Mark | None:
+    mark = getattr(getattr(member, "__func__", member), _MARK, None)
+    return mark if isinstance(mark, Mark) else None
+
+
+def _marked_methods(cls: type) -> dict[str, tuple[types.FunctionType, Mark]]:
     """Return what the class defines under each marked name; an override keeps the mark of what it overrides."""
-    marks: dict[str, _Mark] = {}
+    marks: dict[str, Mark] = {}
     defined: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         for name, member in vars(base).items():
-            mark = getattr(getattr(member, "__func__", member), _MARK, None)
-            if isinstance(mark, _Mark):
-                marks[name] = mark
+            mark = _mark_of(member)
+            if mark is not None:
+                before = marks.get(name)
+                marks[name] = attrs.evolve(mark, allow=both(before.allow, mark.allow)) if before else mark
             if name in marks:
                 defined[name] = member
     for name, member in defined.items():
         if not isinstance(member, types.FunctionType):
             raise ConfigError(f"{cls.__name__}.{name}: an rpc must be a plain method, not {type(member).__name__}")
     return {name: (defined[name], mark) for name, mark in marks.items()}
-
-
-def _define(cls: type, service_name: str, name: str, method: types.FunctionType, mark: _Mark) -> MethodDefinition:
-    where = f"{cls.__name__}.{name}"
-    _check_name(name, where)
-    if name.startswith("_"):
-        raise ConfigError(f"{where}: the name of an rpc must not begin with an underscore")
-    hints = _resolve(cls, method, where)
-    _check_shape(method, hints, where)
-    return MethodDefinition(
-        name=name,
-        service_name=service_name,
-        shape=Shape.UNARY,
-        parameters=_parameters(method, hints, where),
-        result=hints["return"],
-        idempotent=mark.idempotent,
-    )
-
-
-def _check_name(name: object, where: str) -> None:
-    if not isinstance(name, str) or not name.isidentifier():
-        raise ConfigError(f"{where} {name!r}: must be letters, digits and underscores, not beginning with a digit")
-    if len(name) > MAX_NAME_LENGTH:
-        raise ConfigError(f"{where}: {len(name)} characters long, at most {MAX_NAME_LENGTH} are allowed")
-
-
-def _resolve(cls: type, method: types.FunctionType, where: str) -> dict[str, Any]:
-    # Methods are left out of the namespace: one called "list" must not hide the type from its neighbours.
-    inner = {name: member for name, member in vars(cls).items() if isinstance(member, type)}
-    try:
-        return typing.get_type_hints(method, localns={**inner, cls.__name__: cls})
-    except NameError as error:
-        word = re.compile(rf"\b{re.escape(str(error.name))}\b")
-        holders = [name for name, text in method.__annotations__.items() if isinstance(text, str) and word.search(text)]
-        place = _place(where, holders[0]) if holders else where
-        raise ConfigError(
-            f"{place}: {error.name!r} is not defined at module level, so its annotation cannot be read"
-        ) from None
-    except (TypeError, SyntaxError) as error:
-        raise ConfigError(f"{where}: its annotations cannot be read: {error}") from None
-
-
-def _place(where: str, name: str) -> str:
-    return f"{where}: the result" if name == "return" else f"{where}: parameter {name!r}"
-
-
-def _check_shape(method: types.FunctionType, hints: Mapping[str, Any], where: str) -> None:
-    if inspect.isasyncgenfunction(method):
-        raise ConfigError(f"{where}: an async generator is not supported; return the values as a list")
-    if not inspect.iscoroutinefunction(method):
-        raise ConfigError(f"{where}: must be an async def")
-    if "return" not in hints:
-        raise ConfigError(f"{_place(where, 'return')} has no annotation; write -> None if there is none")
-    check_annotation(hints["return"], _place(where, "return"))
-
-
-_SELF_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
-
-
-def _parameters(method: types.FunctionType, hints: Mapping[str, Any], where: str) -> tuple[Parameter, ...]:
-    declared = list(inspect.signature(method).parameters.values())
-    if not declared or declared[0].kind not in _SELF_KINDS:
-        raise ConfigError(f"{where}: the first parameter must be self")
-    return tuple(_parameter(parameter, hints, where) for parameter in declared[1:])
-
-
-_KIND_RULES = {
-    inspect.Parameter.VAR_POSITIONAL: "*args is not supported; take a list",
-    inspect.Parameter.VAR_KEYWORD: "**kwargs is not supported; take a dict",
-    inspect.Parameter.POSITIONAL_ONLY: "positional-only parameters are not supported; remove the '/'",
-    inspect.Parameter.KEYWORD_ONLY: "keyword-only parameters are not supported; remove the '*'",
-}
-
-
-def _parameter(parameter: inspect.Parameter, hints: Mapping[str, Any], where: str) -> Parameter:
-    place = _place(where, parameter.name)
-    if parameter.kind in _KIND_RULES:
-        raise ConfigError(f"{place}: {_KIND_RULES[parameter.kind]}")
-    if parameter.name not in hints:
-        raise ConfigError(f"{place} has no annotation")
-    annotation = hints[parameter.name]
-    if typing.get_origin(annotation) in (AsyncIterator, AsyncIterable) or annotation in (AsyncIterator, AsyncIterable):
-        raise ConfigError(f"{place}: {show(annotation)} is not supported: a stream of arguments; take a list")
-    check_annotation(annotation, place)
-    missing = parameter.default is inspect.Parameter.empty
-    return Parameter(parameter.name, annotation, Requirement.REQUIRED if missing else parameter.default)

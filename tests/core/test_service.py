@@ -11,7 +11,7 @@ import enum
 import inspect
 import pathlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, Protocol, TypedDict, TypeVar
 
 import attrs
@@ -194,7 +194,7 @@ def test_long_and_private_method_names_are_refused() -> None:
 
 def test_only_plain_methods_can_be_marked() -> None:
     with pytest.raises(ConfigError, match="is not a method written with def"):
-        rpc(staticmethod(lambda: None))  # type: ignore[arg-type]
+        rpc(staticmethod(lambda: None))
     with pytest.raises(ConfigError, match="must be True or False"):
         rpc(idempotent=1)(Printing.submit)  # type: ignore[call-overload]
 
@@ -213,16 +213,35 @@ def test_a_service_that_is_no_class_is_refused() -> None:
 class Signatures:
     """Each method breaks one rule."""
 
-    def plain(self) -> None: ...
-
-    async def generator(self) -> AsyncIterator[int]:
+    def generator(self) -> Iterator[int]:
         yield 1
+
+    async def yields_a_value(self) -> int:  # type: ignore[misc]
+        yield 1
+
+    async def streams_of_anything(self) -> AsyncIterator: ...  # type: ignore[type-arg, empty-body]
+
+    async def takes_answers(self) -> AsyncGenerator[int, str]:
+        yield 1
+
+    async def a_list_of_streams(self) -> list[AsyncIterator[int]]: ...  # type: ignore[empty-body]
+
+    async def an_unsupported_item(self) -> AsyncIterator[object]:
+        yield 1
+
+    def plain(self, pages: AsyncIterator[bytes]) -> None: ...
+
+    async def two_streams(self, pages: AsyncIterator[bytes], lines: AsyncIterator[str]) -> None: ...
+
+    async def stream_with_default(self, pages: AsyncIterator[bytes] = None) -> None: ...  # type: ignore[assignment] # noqa: RUF013
+
+    async def maybe_a_stream(self, pages: AsyncIterator[bytes] | None) -> None: ...
+
+    async def stream(self, pages: AsyncIterator[pathlib.Path]) -> None: ...
 
     async def no_result(self): ...  # type: ignore[no-untyped-def]  # noqa: ANN201
 
     async def no_annotation(self, job) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
-
-    async def stream(self, pages: AsyncIterator[bytes]) -> None: ...
 
     async def variadic(self, *jobs: int) -> None: ...
 
@@ -249,11 +268,31 @@ class Signatures:
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("plain", "S.plain: must be an async def"),
-        ("generator", "S.generator: an async generator is not supported; return the values as a list"),
+        ("generator", "S.generator: a generator is not supported; write async def, which makes it a stream"),
+        (
+            "yields_a_value",
+            "S.yields_a_value: the result: an async generator returns a stream; write AsyncIterator[int]",
+        ),
+        ("streams_of_anything", "S.streams_of_anything: the result: AsyncIterator is not supported: say what it holds"),
+        (
+            "takes_answers",
+            "S.takes_answers: the result: AsyncGenerator[int, str] is not supported: a stream takes nothing",
+        ),
+        (
+            "a_list_of_streams",
+            "S.a_list_of_streams: the result: AsyncIterator[int] is not supported: a stream stands alone",
+        ),
+        ("an_unsupported_item", "S.an_unsupported_item: the result: object is not supported: of classes, only"),
+        ("plain", "S.plain: a plain def runs in a thread and cannot read a stream; write async def"),
+        ("two_streams", "S.two_streams: parameter 'lines': 'pages' is a stream already, and one is allowed"),
+        ("stream_with_default", "S.stream_with_default: parameter 'pages': a stream cannot have a default"),
+        (
+            "maybe_a_stream",
+            "S.maybe_a_stream: parameter 'pages': AsyncIterator[bytes] | None is not supported: a stream",
+        ),
+        ("stream", "S.stream: parameter 'pages': Path is not supported: of classes, only attrs classes"),
         ("no_result", "S.no_result: the result has no annotation; write -> None if there is none"),
         ("no_annotation", "S.no_annotation: parameter 'job' has no annotation"),
-        ("stream", "S.stream: parameter 'pages': AsyncIterator[bytes] is not supported: a stream of arguments"),
         ("variadic", "S.variadic: parameter 'jobs': *args is not supported; take a list"),
         ("keywords", "S.keywords: parameter 'jobs': **kwargs is not supported; take a dict"),
         ("positional", "S.positional: parameter 'job': positional-only parameters are not supported; remove the '/'"),
