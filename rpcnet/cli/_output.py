@@ -13,7 +13,6 @@ import json
 import math
 import os
 import select
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,9 +34,9 @@ class Output:
         descriptor: where to; standard output by default.
     """
 
-    def __init__(self, *, as_json: bool, descriptor: int | None = None) -> None:
+    def __init__(self, *, as_json: bool, descriptor: int = 1) -> None:
         self._as_json = as_json
-        self._descriptor = sys.stdout.fileno() if descriptor is None else descriptor
+        self._descriptor = descriptor
         self._send, self._receive = trio.open_memory_channel[tuple[bytes, bool]](math.inf)
         self._room = trio.Semaphore(_WAITING)
         self._written = trio.Event()

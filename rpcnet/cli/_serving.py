@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import datetime as dt
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -66,24 +68,30 @@ async def serve(server: Server, *, drain_timeout: float, output: Output, shows_e
     Raises:
         RpcNetError: the server could not be entered, or crashed.
     """
+    serving = _Serving(server, drain_timeout, output, shows_events)
     with ending_signals() as signals:
-        serving = _Serving(server, drain_timeout, output, shows_events)
-        failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(output.run)
-            if signals is not None:
-                nursery.start_soon(serving.listen, signals)
+        async with _beside(output.run), _beside(partial(serving.listen, signals)):
             try:
                 await serving.run()
-            except Exception as error:  # noqa: BLE001 - raised again below, outside of the nursery and its group
-                failure = error
-            else:
                 serving.say_stopped()
-            await output.finish()
-            nursery.cancel_scope.cancel()
+            finally:
+                await output.finish()
+    return serving.exit_code
+
+
+@asynccontextmanager
+async def _beside(task: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
+    """Run a task beside a block and cancel it at the end; errors of the block come out bare."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(task)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - raised again below, outside of the nursery and its group
+            failure = error
+        nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-    return serving.exit_code
 
 
 @attrs.define(eq=False)
@@ -107,8 +115,10 @@ class _Serving:
             return 128 + self._signal
         return 0 if self._is_drained else 1
 
-    async def listen(self, signals: AsyncIterator[int]) -> None:
-        """Wait for the first signal, and ask to end."""
+    async def listen(self, signals: AsyncIterator[int] | None) -> None:
+        """Wait for the first signal, and ask to end; there is none to wait for if all are ignored."""
+        if signals is None:
+            return
         self._signal = signal.Signals(await anext(signals))
         self._asked.set()
         if not self._has_entered:
@@ -119,13 +129,10 @@ class _Serving:
         with self._scope:
             async with self.server:
                 self._has_entered = True
-                async with trio.open_nursery() as nursery:
-                    self._say_ready()
-                    if self.shows_events and isinstance(self.server, rpcnet.Node):
-                        nursery.start_soon(self._tell_events, self.server)
+                self._say_ready()
+                async with _beside(self._tell_events):
                     await self._asked.wait()
                     await self._drain()
-                    nursery.cancel_scope.cancel()
 
     async def _drain(self) -> None:
         name, timeout = self._signal.name, self.drain_timeout
@@ -136,11 +143,12 @@ class _Serving:
             await self.server.drain()
             self._is_drained = True
 
-    async def _tell_events(self, node: rpcnet.Node) -> None:
-        async with node.events() as events:
-            async for event in events:
-                age = trio.current_time() - event.at
-                await self.output.tell(as_line(event), as_data(event, age=age, now=dt.datetime.now(dt.UTC)))
+    async def _tell_events(self) -> None:
+        if self.shows_events and isinstance(self.server, rpcnet.Node):
+            async with self.server.events() as events:
+                async for event in events:
+                    age = trio.current_time() - event.at
+                    await self.output.tell(as_line(event), as_data(event, age=age, now=dt.datetime.now(dt.UTC)))
 
     def _say_ready(self) -> None:
         address, name = self.server.address, getattr(self.server, "name", None)

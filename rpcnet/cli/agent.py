@@ -46,7 +46,6 @@ def agent(
     async def run() -> int:
         config = config_of(profile, drain_timeout)
         node = NodeOptions(name, bind, advertise, seeds, tags, config).node()
-        output = Output(as_json=as_json)
-        return await serve(node, drain_timeout=config.drain_timeout, output=output, shows_events=True)
+        return await serve(node, drain_timeout=config.drain_timeout, output=Output(as_json=as_json), shows_events=True)
 
     run_until_signal(run)

@@ -60,15 +60,16 @@ def run(
     """
 
     async def serve_it() -> int:
-        output = Output(as_json=as_json)
         found = await make_application(application, import_application(application))
         if isinstance(found, list):
             config = config_of(profile, drain_timeout)
             node = NodeOptions(name, bind, advertise, seeds, tags, config).node(found)
-            return await serve(node, drain_timeout=config.drain_timeout, output=output, shows_events=False)
+            return await serve(
+                node, drain_timeout=config.drain_timeout, output=Output(as_json=as_json), shows_events=False
+            )
         _refuse_options(context, application, found)
         timeout = getattr(getattr(found, "config", None), "drain_timeout", rpcnet.NodeConfig().drain_timeout)
-        return await serve(found, drain_timeout=timeout, output=output, shows_events=False)
+        return await serve(found, drain_timeout=timeout, output=Output(as_json=as_json), shows_events=False)
 
     run_until_signal(serve_it)
 
