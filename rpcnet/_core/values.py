@@ -1,96 +1,61 @@
-"""Arguments and results as bytes: one codec per method, compiled once.
+"""Arguments, results and the items of streams as bytes: one codec per method, compiled once.
 
 The rules of this file:
 
-* Arguments travel as one CBOR array in the order of the parameters, without names; a result travels as one CBOR item.
+* Arguments travel as one CBOR array in the order of the parameters, without names; a result, and each item of a stream,
+  travels as one CBOR item. A parameter that is a stream is not among the arguments.
 * Trailing parameters that the caller leaves out are not sent: the server's own defaults apply. So a parameter with a
   default may be added at the end, and old clients and new servers, and new clients that do not use it and old
   servers, go on talking.
-* Limits come first: the length of the body before it is decoded, depth while it is decoded, and a declared length
-  never takes memory that the body does not fill. No CBOR tag is accepted but those of integers beyond 64 bits, up to
-  ``MAX_INTEGER_BYTES``. Bytes behind the item are not looked at: the frame around the body says where it ends.
-* Map keys other than text and bytes are accepted only where an annotation asks for them, because hashes of numbers
-  can be chosen to collide.
+* Limits come first: the length of the body before it is decoded, then those of ``cbor.py`` while it is decoded.
+* A declared error travels as its name and one CBOR map of its fields.
 * Values of plain builtins cost one look at their type and the CBOR itself; everything else goes through
   ``conversion.py``.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-import cbor2
 from cbor2 import dumps
 
 from rpcnet._annotations import Form, describe, parts
-from rpcnet.errors import Internal, InvalidArgument, ResourceExhausted, RpcNetError
+from rpcnet.errors import ApplicationError, Internal, InvalidArgument, ResourceExhausted, RpcNetError
 from rpcnet.service import MethodDefinition, Requirement, ServiceDefinition
 
+from .cbor import CBOR_ERRORS, MAX_INTEGER_BYTES, reader, reason
 from .conversion import Conversions
-from .scalars import Mismatch
+from .declared import ErrorCodec
+from .scalars import Conversion, Mismatch
 
 __all__ = ["MAX_INTEGER_BYTES", "MethodCodec", "compile_method", "compile_service"]
-
-MAX_INTEGER_BYTES = 1024
-"""The largest integer, in bytes: 2,466 decimal digits, below the 4,300 that Python converts to text."""
-
-_KNOWN_TAGS = (0, 1, 4, 5, 25, 28, 29, 30, 35, 36, 37, 100, 256, 258, 260, 261, 1004, 43000, 55799)
-"""The tags that cbor2 decodes by itself, apart from the two for integers."""
 
 _ONE = b"\x81"
 """The header of an array of one element. In front of the element it is what dumps makes of a list, in half the time."""
 
-_CBOR_ERRORS = (cbor2.CBORError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError)
+
+def _refuse(*_: object) -> NoReturn:
+    raise Mismatch("the method takes no stream")
 
 
-def _refuse_tag(*_: object) -> NoReturn:
-    raise ValueError("tags are not used here")
+_NO_STREAM = Conversion(frozenset(), _refuse, _refuse)
 
 
-def _positive(payload: object, _: bool) -> int:  # noqa: FBT001 - cbor2's signature
-    if not isinstance(payload, bytes):
-        raise TypeError("an integer must be bytes")
-    if len(payload) > MAX_INTEGER_BYTES:
-        raise ValueError(f"an integer of {len(payload)} bytes, at most {MAX_INTEGER_BYTES} are allowed")
-    return int.from_bytes(payload)
-
-
-def _negative(payload: object, immutable: bool) -> int:  # noqa: FBT001 - cbor2's signature
-    return -1 - _positive(payload, immutable)
-
-
-_DECODERS: Mapping[int, Any] = {**dict.fromkeys(_KNOWN_TAGS, _refuse_tag), 2: _positive, 3: _negative}
-
-
-def _reader(definition: MethodDefinition, max_depth: int) -> Callable[[bytes], Any]:
-    annotations = [parameter.annotation for parameter in definition.parameters] + [definition.result]
-    return functools.partial(
-        cbor2.loads,
-        max_depth=max_depth,
-        allow_indefinite=False,
-        allow_duplicate_keys=False,
-        strict_hashable_types=not any(_has_other_keys(annotation) for annotation in annotations),
-        semantic_decoders=_DECODERS,
-        tag_hook=_refuse_tag,
-    )
-
-
-def _has_other_keys(annotation: Any) -> bool:
-    for part in parts(annotation):
-        if part.form is Form.ANY or (part.form is Form.DICT and describe(part.arguments[0]).type not in (str, bytes)):
-            return True
+def _has_other_keys(annotations: Iterable[Any]) -> bool:
+    """Return whether values of these annotations have map keys other than text and bytes."""
+    for annotation in annotations:
+        for part in parts(annotation):
+            if part.form is Form.ANY:
+                return True
+            if part.form is Form.DICT and describe(part.arguments[0]).type not in (str, bytes):
+                return True
     return False
 
 
-def _reason(error: BaseException) -> str:
-    return f"{error}: {error.__cause__}" if error.__cause__ is not None else str(error)
-
-
 class MethodCodec:
-    """Turns the arguments and the result of one method into bytes and back.
+    """Turns the arguments, the items, the results and the errors of one method into bytes and back.
 
     Args:
         definition: the method.
@@ -101,9 +66,12 @@ class MethodCodec:
 
     __slots__ = (
         "_conversions",
+        "_errors",
         "_first",
         "_max_bytes",
         "_read",
+        "_request",
+        "_request_exact",
         "_required",
         "_result",
         "_result_exact",
@@ -122,7 +90,12 @@ class MethodCodec:
         self._first = self._conversions[0].exact if self._conversions and self._required <= 1 else frozenset[type]()
         self._result = conversions.of(definition.result)
         self._result_exact = self._result.exact
-        self._read = _reader(definition, max_depth)
+        self._request = _NO_STREAM if definition.requests is None else conversions.of(definition.requests)
+        self._request_exact = self._request.exact
+        annotations = [parameter.annotation for parameter in definition.parameters]
+        annotations += [definition.result, definition.requests, *definition.raises]
+        self._read = reader(max_depth=max_depth, other_keys=_has_other_keys(annotations))
+        self._errors = ErrorCodec(definition, conversions, self._read, max_bytes)
         self._max_bytes = max_bytes
 
     def encode_arguments(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bytes:
@@ -136,7 +109,7 @@ class MethodCodec:
             args = self._pack(args, kwargs)
         try:
             body = _ONE + dumps(args[0]) if len(args) == 1 else dumps(args)
-        except _CBOR_ERRORS as error:
+        except CBOR_ERRORS as error:
             raise self._unwritable(args, error) from None
         if len(body) > self._max_bytes:
             raise self._too_large("arguments", body)
@@ -154,14 +127,87 @@ class MethodCodec:
             raise self._too_large("arguments", body)
         try:
             values = self._read(body)
-        except _CBOR_ERRORS as error:
-            raise self._invalid(f"the arguments cannot be read: {_reason(error)}") from None
+        except CBOR_ERRORS as error:
+            raise self._invalid(f"the arguments cannot be read: {reason(error)}") from None
         if type(values) is list and len(values) == 1 and type(values[0]) in self._first:
             return values
         return self._unpack(values)
 
+    def split_requests(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[tuple[object, ...], Mapping[str, object], AsyncIterable[object] | None]:
+        """Take the stream of request items out of a caller's arguments; None where the method takes none.
+
+        Raises:
+            InvalidArgument: there is no stream, or what stands in its place is none.
+        """
+        index, name = self.definition.requests_index, self.definition.requests_name
+        if index is None:
+            return args, kwargs, None
+        if len(args) > index:
+            if name in kwargs:
+                raise self._invalid(f"got parameter {name!r} twice")
+            requests = args[index]
+            args = args[:index] + args[index + 1 :]
+        elif name in kwargs:
+            requests = kwargs[name]
+            kwargs = {key: value for key, value in kwargs.items() if key != name}
+        else:
+            raise self._invalid(f"parameter {name!r} is missing")
+        if not isinstance(requests, AsyncIterable):
+            raise self._invalid(f"{name}: {Mismatch.of('an async iterable', requests).problem}")
+        return args, kwargs, requests
+
+    def encode_request(self, item: object) -> bytes:
+        """Return the body of one item of the request stream.
+
+        Raises:
+            InvalidArgument: the item is not of the annotated type, or cannot be sent; the message names method and
+                parameter.
+            ResourceExhausted: the body is larger than ``max_bytes``.
+        """
+        try:
+            body = dumps(item if type(item) in self._request_exact else self._request.pack(item))
+        except Mismatch as mismatch:
+            raise self._bad_item(f"{mismatch.path}: {mismatch.problem}") from None
+        except CBOR_ERRORS as error:
+            raise self._bad_item(f": cannot be sent: {reason(error)}") from None
+        if len(body) > self._max_bytes:
+            raise self._too_large("item", body)
+        return body
+
+    def decode_request(self, body: bytes) -> object:
+        """Return the item of the request stream that a body holds.
+
+        Raises:
+            InvalidArgument: the body does not hold what the stream is made of; the message names the parameter.
+            ResourceExhausted: the body is larger than ``max_bytes``.
+        """
+        if len(body) > self._max_bytes:
+            raise self._too_large("item", body)
+        try:
+            value = self._read(body)
+            return value if type(value) in self._request_exact else self._request.unpack(value, None)
+        except Mismatch as mismatch:
+            problem = f"{mismatch.path}: {mismatch.problem}"
+        except CBOR_ERRORS as error:
+            problem = f": cannot be read: {reason(error)}"
+        raise self._bad_item(problem)
+
+    def encode_error(self, error: ApplicationError) -> tuple[str, bytes] | None:
+        """Return name and fields of an error as the method declares it; None if it does not.
+
+        Raises:
+            TypeError: a field is not of the annotated type, cannot be sent, or is too large.
+        """
+        return self._errors.encode(error)
+
+    def decode_application_error(self, name: str, fields: bytes) -> ApplicationError | None:
+        """Return the declared error of a name; None if there is none, or its fields do not fit."""
+        return self._errors.decode(name, fields)
+
     def encode_result(self, value: object) -> bytes:
-        """Return the body of the response.
+        """Return the body of the response, or of one item of it.
 
         Raises:
             TypeError: the value is not of the annotated type, or cannot be sent; the message names the method.
@@ -173,14 +219,14 @@ class MethodCodec:
             raise TypeError(
                 f"{self.definition.full_name}: returned the wrong type: result{mismatch.path}: {mismatch.problem}"
             ) from None
-        except _CBOR_ERRORS as error:
-            raise TypeError(f"{self.definition.full_name}: returned what cannot be sent: {_reason(error)}") from None
+        except CBOR_ERRORS as error:
+            raise TypeError(f"{self.definition.full_name}: returned what cannot be sent: {reason(error)}") from None
         if len(body) > self._max_bytes:
             raise self._too_large("result", body)
         return body
 
     def decode_result(self, body: bytes) -> object:
-        """Return the result in a response's body.
+        """Return the result, or one item of it, in a response's body.
 
         Raises:
             Internal: the body does not hold what the method returns: the server has another idea of the contract.
@@ -193,8 +239,8 @@ class MethodCodec:
             return value if type(value) in self._result_exact else self._result.unpack(value, None)
         except Mismatch as mismatch:
             problem = f"result{mismatch.path}: {mismatch.problem}"
-        except _CBOR_ERRORS as error:
-            problem = f"the result cannot be read: {_reason(error)}"
+        except CBOR_ERRORS as error:
+            problem = f"the result cannot be read: {reason(error)}"
         raise Internal(f"{self.definition.full_name}: {problem}")
 
     def _bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[object]:
@@ -260,14 +306,19 @@ class MethodCodec:
         for value, parameter in zip(args, self.definition.parameters, strict=False):
             try:
                 dumps(value)
-            except _CBOR_ERRORS as own:
-                return self._invalid(f"{parameter.name}: cannot be sent: {_reason(own)}")
-        return self._invalid(f"the arguments cannot be sent: {_reason(error)}")
+            except CBOR_ERRORS as own:
+                return self._invalid(f"{parameter.name}: cannot be sent: {reason(own)}")
+        return self._invalid(f"the arguments cannot be sent: {reason(error)}")
+
+    def _bad_item(self, problem: str) -> InvalidArgument:
+        return InvalidArgument(f"{self.definition.full_name}: {self.definition.requests_name}{problem}")
 
     def _too_large(self, what: str, body: bytes) -> RpcNetError:
         name = self.definition.full_name
-        has = "arguments have" if what == "arguments" else "result has"
-        message = f"{name}: the {has} {len(body)} bytes, at most {self._max_bytes} are allowed"
+        if what == "item":
+            what = f"item of {self.definition.requests_name!r}"
+        has = "have" if what == "arguments" else "has"
+        message = f"{name}: the {what} {has} {len(body)} bytes, at most {self._max_bytes} are allowed"
         return ResourceExhausted(message, never_ran=what == "arguments")
 
     def _invalid(self, problem: str) -> InvalidArgument:
