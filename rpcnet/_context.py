@@ -1,10 +1,46 @@
-"""What a handler's context carries: the deadline of the call that it serves."""
+"""What a handler's context carries: the call that it serves."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, Protocol
 
-__all__ = ["call_deadline"]
+__all__ = ["ServedCall", "detached", "inherited_deadline", "served_call"]
 
-call_deadline: ContextVar[float] = ContextVar("rpcnet call deadline", default=float("inf"))
-"""When the caller gives up, in Trio time; calls made by the handler inherit it."""
+_NEVER = float("inf")
+
+
+class ServedCall(Protocol):
+    """What every floor may know of the call that a handler serves."""
+
+    deadline: float
+    """When the caller gives up, in Trio time; infinity if it does not."""
+    context: Any
+    """What ``rpcnet.current_call()`` returns, made when it is asked for."""
+
+
+served_call: ContextVar[ServedCall | None] = ContextVar("rpcnet served call", default=None)
+"""The call that the current handler serves; calls that it makes inherit its deadline."""
+
+
+def inherited_deadline() -> float:
+    """Return the deadline of the call that is being served, in Trio time; infinity if there is none."""
+    call = served_call.get()
+    return _NEVER if call is None else call.deadline
+
+
+@contextmanager
+def detached() -> Iterator[None]:
+    """Let what is done inside not belong to the call that is being served.
+
+    Calls made inside do not inherit its deadline, and neither do tasks that are started inside, in a nursery that
+    outlives the handler: ``with rpcnet.detached(): nursery.start_soon(audit, entry)``. The handler itself still ends
+    with its call: what it awaits directly is cancelled with it.
+    """
+    token = served_call.set(None)
+    try:
+        yield
+    finally:
+        served_call.reset(token)

@@ -18,6 +18,11 @@ from .errors import ConfigError
 __all__ = ["DetectorConfig", "GossipConfig", "NodeConfig", "RpcConfig", "SupervisionConfig"]
 
 
+def _is_bool(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{type(instance).__name__}.{attribute.name} = {value!r}: must be True or False")
+
+
 def _between(low: float, high: float) -> Any:
     def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         is_whole = attribute.type in (int, "int")
@@ -87,10 +92,32 @@ class RpcConfig:
     """Connections in mid-handshake; the newest is refused beyond that."""
     send_watermark_bytes: int = attrs.field(default=4 << 20, validator=_between(65536, 1 << 30))
     """A sender waits while more than this is unacknowledged on one connection."""
+    stream_window_bytes: int = attrs.field(default=256 << 10, validator=_between(1024, 1 << 30))
+    """Bytes of one stream of requests or results that wait here to be read; the sender waits beyond it.
+
+    Each value counts 64 bytes more than its encoding. One value more may arrive, so a stream holds at most this and
+    ``max_message_bytes``.
+    """
+    max_request_bytes: int = attrs.field(default=64 << 20, validator=_between(65536, 1 << 40))
+    """Bytes of requests above ``lane_limit_bytes`` that one peer may have in flight here; it keeps the rest waiting."""
+    max_metadata_bytes: int = attrs.field(default=8192, validator=_between(0, 1 << 20))
+    """The largest encoded metadata of a call."""
+    tracebacks: bool = attrs.field(default=False, validator=_is_bool)
+    """Whether tracebacks of failing handlers are sent to callers, and asked for; both sides must say yes."""
     connect_timeout: float = attrs.field(default=5.0, validator=_between(0.05, 300))
     """Seconds for the handshake of a new connection."""
     idle_timeout: float = attrs.field(default=60.0, validator=_between(1, 3600))
     """Seconds after which a connection without traffic is closed; calls in flight keep it alive."""
+    resumption: bool = attrs.field(default=True, validator=_is_bool)
+    """Whether tickets are given and used, with which two nodes meet again without showing their certificates."""
+    early_data: bool = attrs.field(default=True, validator=_is_bool)
+    """Whether a ticket allows to send before the handshake is complete, which saves a round trip."""
+    ticket_lifetime: float = attrs.field(default=7200.0, validator=_between(1, 86400))
+    """Seconds that a ticket is good for; never longer than the certificate that it stands for."""
+    max_tickets: int = attrs.field(default=1024, validator=_between(1, 1_000_000))
+    """Tickets that are kept for dialling others again, 2 KiB each; the oldest goes first."""
+    max_resumable_peers: int = attrs.field(default=4096, validator=_between(1, 1_000_000))
+    """Tickets of this node that others may come back with, 2 KiB each; the oldest goes first."""
 
 
 @attrs.frozen(kw_only=True)

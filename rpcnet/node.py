@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 import attrs
 import trio
 
-from ._core.framing import Hello
+from ._core.bodies import Hello
 from ._core.members import MemberRecord, check_metadata
 from ._core.naming import node_id_of
 from ._net.addresses import check_setting, format_address, is_wildcard, parse_address
@@ -25,7 +25,7 @@ from ._net.session import PROTOCOL_MAX, PROTOCOL_MIN
 from ._signals import Draining, Leaving, TagsChanged
 from ._tasks.bus import Bus
 from ._tasks.failure_detector import FailureDetectorTask
-from ._tasks.handlers import HandlerTable
+from ._tasks.handler_table import HandlerTable
 from ._tasks.joining import Joiner
 from ._tasks.lifetime import serving
 from ._tasks.membership import MembershipTask
@@ -199,6 +199,9 @@ class Node:
             boot_id=local.boot_id,
             max_calls=self._config.rpc.max_calls_per_connection,
             max_message_bytes=self._config.rpc.max_message_bytes,
+            max_request_bytes=self._config.rpc.max_request_bytes,
+            stream_window_bytes=self._config.rpc.stream_window_bytes,
+            tracebacks=self._config.rpc.tracebacks,
             services=self._table.entries,
         )
 

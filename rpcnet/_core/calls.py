@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from rpcnet.errors import ProtocolError, StatusError, error_for_status
+from rpcnet.errors import ProtocolError, StatusError
 
-from .framing import Frame, FrameKind, decode_error
+from .bodies import decode_error
+from .framing import Frame, FrameKind
 
 __all__ = ["IncomingCalls", "OutgoingCalls", "refuse_unexpected", "status_error_of"]
 
@@ -26,8 +27,7 @@ _MAX_ID = 0xFFFF_FFFF
 
 def status_error_of(frame: Frame) -> StatusError:
     """Build the error that an ERROR frame stands for."""
-    message, call_id = decode_error(frame.body)
-    return error_for_status(frame.a, message, call_id=call_id, never_ran=frame.b == 1)
+    return decode_error(frame.a, frame.body, never_ran=frame.b == 1)
 
 
 class OutgoingCalls(Generic[T]):

@@ -16,9 +16,6 @@ import enum
 import struct
 from typing import NamedTuple
 
-import attrs
-import cbor2
-
 from rpcnet.errors import ProtocolError
 
 __all__ = [
@@ -28,15 +25,8 @@ __all__ = [
     "Frame",
     "FrameKind",
     "FrameReader",
-    "Hello",
-    "MethodEntry",
-    "ServiceEntry",
     "StreamKind",
-    "decode_error",
-    "decode_hello",
-    "encode_error",
     "encode_frame",
-    "encode_hello",
     "timeout_to_wire",
 ]
 
@@ -47,9 +37,6 @@ MAX_CONTROL_BYTES = 1 << 20
 """The longest frame on a control stream: a table of some ten thousand methods."""
 MAX_TIMEOUT_MS = 0xFFFF_FFFF
 """The longest deadline that travels, 49 days; a later one travels as none."""
-_MAX_MESSAGE_CHARS = 8192
-_MAX_CHAR_BYTES = 4
-_ERROR_OVERHEAD = 64
 _pack = _HEADER.pack
 _unpack_from = _HEADER.unpack_from
 _new_tuple = tuple.__new__  # what Frame(...) does, without the detour through a Python function
@@ -63,7 +50,7 @@ class StreamKind(enum.IntEnum):
     LANE = 2
     """A long-lived stream that carries many small calls."""
     CALL = 3
-    """One call with a large body; the answer comes on the same stream."""
+    """One call with a large body, or one that streams; the answer comes on the same stream."""
     RESULT = 4
     """One large result of a call that came on a lane; unidirectional, opened by the server."""
     STATE = 5
@@ -78,11 +65,21 @@ class FrameKind(enum.IntEnum):
     RESULT = 1
     """Body: the result."""
     ERROR = 2
-    """``a``: the status; ``b``: 1 if no handler ran; body: see :func:`encode_error`."""
+    """``a``: the status; ``b``: 1 if no handler ran; body: see ``bodies.encode_error``."""
     CANCEL = 3
     """The caller has given up. Empty body."""
+    CALL_WITH_METADATA = 4
+    """As CALL; body: see ``bodies.join_metadata``."""
+    ITEM = 5
+    """One value of a stream of requests or of results. Body: the value."""
+    END = 6
+    """The last request of a stream has been sent. Empty body."""
+    CREDIT = 7
+    """``b``: how many bytes more may be sent, each ITEM counted by ``flow.cost``. Empty body.
+
+    The server's first CREDIT, perhaps of 0 bytes, says that the call was accepted."""
     HELLO = 8
-    """Body: see :class:`Hello`."""
+    """Body: see ``bodies.Hello``."""
     GOAWAY = 9
     """The server drains: calls that it has not accepted yet should go elsewhere. Empty body."""
     STATE = 10
@@ -122,13 +119,15 @@ class FrameReader:
         max_body_bytes: the longest body that is accepted, checked before the body is collected.
     """
 
-    __slots__ = ("_max", "_missing", "_parts", "_rest")
+    __slots__ = ("_max", "_missing", "_parts", "_rest", "buffered_bytes")
 
     def __init__(self, max_body_bytes: int) -> None:
         self._max = max_body_bytes
         self._rest = b""
         self._parts: list[bytes] = []
         self._missing = 0
+        self.buffered_bytes = 0
+        """Bytes of the frame that is not complete yet."""
 
     @property
     def is_between_frames(self) -> bool:
@@ -145,6 +144,7 @@ class FrameReader:
             self._parts.append(data)
             self._missing -= len(data)
             if self._missing > 0:
+                self.buffered_bytes += len(data)
                 return []
             data = b"".join(self._parts)
             self._parts = []
@@ -165,152 +165,15 @@ class FrameReader:
             if end > size:
                 self._parts = [data[offset:] if offset else data]
                 self._missing = end - size
+                self.buffered_bytes = size - offset
                 return frames
             frames.append(_new_tuple(Frame, (kind, call_id, a, b, data[start:end])))
             offset = end
         self._rest = data[offset:] if offset else data
+        self.buffered_bytes = size - offset
         return frames
 
     def _refuse(self, length: int, kind: int) -> None:
         if kind not in _KINDS:
             raise ProtocolError(f"frame of unknown kind {kind}")
         raise ProtocolError(f"{FrameKind(kind).name} frame of {length} bytes on a stream limited to {self._max} bytes")
-
-
-# --- bodies of ERROR
-
-
-def encode_error(message: str, call_id: str | None, max_bytes: int = 1 << 20) -> bytes:
-    """Encode the body of an ERROR frame; the message is cut at 8192 characters, or to fit into ``max_bytes``."""
-    most = max(0, min(_MAX_MESSAGE_CHARS, (max_bytes - _ERROR_OVERHEAD) // _MAX_CHAR_BYTES))
-    return cbor2.dumps([message[:most], call_id])
-
-
-def decode_error(body: bytes) -> tuple[str, str | None]:
-    """Decode the body of an ERROR frame into message and call id.
-
-    Raises:
-        ProtocolError: the body is something else.
-    """
-    match _decode_control(body, "ERROR"):
-        case [str() as message, (str() | None) as call_id]:
-            return message, call_id
-    raise ProtocolError("ERROR frame: the body must be [message, call id]")
-
-
-# --- body of HELLO
-
-
-@attrs.frozen
-class MethodEntry:
-    """One method in the table of a HELLO."""
-
-    name: str
-    """The method's name, unique in its service."""
-    number: int
-    """What CALL frames name it by, unique in the connection."""
-    idempotent: bool
-    """Whether it may run twice."""
-
-
-@attrs.frozen
-class ServiceEntry:
-    """One service in the table of a HELLO."""
-
-    name: str
-    """The service's name, unique in the node."""
-    version: int
-    """The version its author gave it."""
-    methods: tuple[MethodEntry, ...]
-    """Its methods."""
-
-
-@attrs.frozen(kw_only=True)
-class Hello:
-    """What each side says first on the control stream."""
-
-    protocol_min: int
-    """The oldest protocol version that the sender speaks."""
-    protocol_max: int
-    """The newest protocol version that the sender speaks."""
-    library: str
-    """The sender's rpcnet version, for logs."""
-    node_id: str
-    """The sender's node id; empty for a client that is no node."""
-    boot_id: int
-    """The sender's boot id."""
-    max_calls: int
-    """How many calls the receiver of this HELLO may have in flight at its sender."""
-    max_message_bytes: int
-    """The longest request that the sender of this HELLO accepts."""
-    services: tuple[ServiceEntry, ...] = ()
-    """What the sender serves."""
-
-
-def encode_hello(hello: Hello) -> bytes:
-    """Encode the body of a HELLO frame."""
-    services = [[s.name, s.version, [[m.name, m.number, m.idempotent] for m in s.methods]] for s in hello.services]
-    return cbor2.dumps(
-        {
-            "min": hello.protocol_min,
-            "max": hello.protocol_max,
-            "lib": hello.library,
-            "node": hello.node_id,
-            "boot": hello.boot_id,
-            "calls": hello.max_calls,
-            "bytes": hello.max_message_bytes,
-            "services": services,
-        }
-    )
-
-
-def decode_hello(body: bytes) -> Hello:
-    """Decode the body of a HELLO frame; fields that this version does not know are ignored.
-
-    Raises:
-        ProtocolError: a field that must be there is missing or of another type.
-    """
-    match _decode_control(body, "HELLO"):
-        case {
-            "min": int() as low,
-            "max": int() as high,
-            "lib": str() as library,
-            "node": str() as node_id,
-            "boot": int() as boot_id,
-            "calls": int() as max_calls,
-            "bytes": int() as max_bytes,
-            "services": list() as services,
-        } if max_calls > 0 and max_bytes > 0:
-            return Hello(
-                protocol_min=low,
-                protocol_max=high,
-                library=library,
-                node_id=node_id,
-                boot_id=boot_id,
-                max_calls=max_calls,
-                max_message_bytes=max_bytes,
-                services=tuple(_decode_service(entry) for entry in services),
-            )
-    raise ProtocolError("HELLO frame: a field is missing or of the wrong type")
-
-
-def _decode_service(entry: object) -> ServiceEntry:
-    match entry:
-        case [str() as name, int() as version, list() as methods]:
-            return ServiceEntry(name, version, tuple(_decode_method(method) for method in methods))
-    raise ProtocolError("HELLO frame: a service must be [name, version, methods]")
-
-
-def _decode_method(entry: object) -> MethodEntry:
-    match entry:
-        case [str() as name, int() as number, bool() as idempotent] if 0 <= number <= 0xFFFF:
-            return MethodEntry(name, number, idempotent)
-    raise ProtocolError("HELLO frame: a method must be [name, number, idempotent]")
-
-
-def _decode_control(body: bytes, frame: str) -> object:
-    try:
-        value: object = cbor2.loads(body, max_depth=8, allow_indefinite=False, allow_duplicate_keys=False)
-    except Exception as error:  # a decoder of foreign bytes may raise anything; none of it is ours
-        raise ProtocolError(f"{frame} frame: the body is not valid CBOR") from error
-    return value

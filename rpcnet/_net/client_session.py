@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, cast
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, current_task, reschedule, wait_task_rescheduled
 
+from rpcnet._core.bodies import Hello, MethodEntry
 from rpcnet._core.calls import OutgoingCalls, refuse_unexpected, status_error_of
-from rpcnet._core.framing import Frame, FrameKind, Hello, MethodEntry, StreamKind, encode_frame
+from rpcnet._core.framing import Frame, FrameKind, StreamKind, encode_frame
 from rpcnet.config import RpcConfig
 from rpcnet.errors import (
     ProtocolError,
@@ -30,6 +31,8 @@ from rpcnet.errors import (
     VersionMismatch,
 )
 
+from .allowance import Allowance
+from .call_stream import CallStream
 from .pump import PortPump
 from .quic import CloseKind, LinkClosed, StreamsExhausted
 from .session import CLOSE_NORMAL, CLOSE_VERSION_MISMATCH, MAX_STATE_BYTES, STREAM_CANCELLED, InboundStream, Session
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from outcome import Outcome
 
 __all__ = ["ClientSession"]
+
+_SPARE_STREAMS = 256
 
 
 class _Waiter:
@@ -61,9 +66,16 @@ class _Waiter:
             raise self.error
         return self.body
 
-    def wake(self) -> None:
-        """Resume the caller with what was stored."""
+    def succeed(self, result: bytes) -> None:
+        """Resume the caller with the result."""
+        self.body = result
         reschedule(self.task, cast("Outcome[bytes]", self))
+
+    def fail(self, error: RpcNetError) -> None:
+        """Resume the caller with an error."""
+        self.error = error
+        if self.task is not current_task():  # the one that flushes does not wait yet; it looks by itself
+            reschedule(self.task, cast("Outcome[bytes]", self))
 
     def abort(self, _: RaiseCancelT) -> Abort:
         """Give the call up; Trio calls this when the caller is cancelled.
@@ -81,12 +93,13 @@ class ClientSession(Session):
         super().__init__(pump, config, hello)
         self._on_end = on_end
         self._opened = trio.Event()
-        self._calls: OutgoingCalls[_Waiter] = OutgoingCalls()
+        self._calls: OutgoingCalls[_Waiter | CallStream] = OutgoingCalls()
         self._methods: dict[tuple[str, str], MethodEntry] = {}
         self._lanes: list[int] = []
         self._lane = -1
         self._max_calls = 0
         self._slots: deque[trio.Event] = deque()
+        self._room_for_requests = Allowance(config.max_request_bytes)
         self._control = -1
         self._lane_limit = config.lane_limit_bytes
         self.is_open = False
@@ -122,10 +135,11 @@ class ClientSession(Session):
             raise Unimplemented(f"{self.peer_name} does not serve {'.'.join(name)}", never_ran=True)
         return entry
 
-    async def call(self, number: int, body: bytes, timeout_ms: int) -> bytes:
-        """Call a method and return its encoded result. A checkpoint; cancelling cancels the handler.
+    async def call(self, kind: FrameKind, number: int, body: bytes, timeout_ms: int) -> bytes:
+        """Call a unary method and return its encoded result. A checkpoint; cancelling cancels the handler.
 
         Args:
+            kind: CALL or CALL_WITH_METADATA.
             number: from :meth:`method`.
             body: the encoded arguments.
             timeout_ms: what is left of the deadline, 0 for none.
@@ -136,7 +150,7 @@ class ClientSession(Session):
         if len(self._calls) >= self._max_calls:
             await self._wait_for_slot()
         if len(body) > self._lane_limit:
-            return await self._call_on_stream(number, body, timeout_ms)
+            return await self._call_on_stream(kind, number, body, timeout_ms)
         if self._closed is not None or self.is_draining:
             self._check_open()
         waiter = _Waiter(self, current_task())
@@ -147,7 +161,7 @@ class ClientSession(Session):
         if not self._queued:
             self._next_lane()
         waiter.lane = self._lane
-        self.write(self._lane, encode_frame(FrameKind.CALL, waiter.call_id, number, timeout_ms, body))
+        self.write(self._lane, encode_frame(kind, waiter.call_id, number, timeout_ms, body))
         if is_alone:
             self._pump.finish()
             if waiter.error is not None:  # the connection was about to be closed, and flushing did that
@@ -159,15 +173,88 @@ class ClientSession(Session):
             raise
         return result
 
-    async def _call_on_stream(self, number: int, body: bytes, timeout_ms: int) -> bytes:
+    async def _call_on_stream(self, kind: FrameKind, number: int, body: bytes, timeout_ms: int) -> bytes:
+        self._check_size(body)
+        await self._room_for_requests.take(len(body))
+        try:
+            await self.wait_for_room()
+            while self._closed is None and len(self._calls) >= self._max_calls:  # others waited for room as well
+                await self._wait_for_slot()
+                await self.wait_for_room()
+            return await self._request(StreamKind.CALL, kind, number, timeout_ms, body)
+        finally:
+            self._room_for_requests.give_back(len(body))
+
+    def _check_size(self, body: bytes) -> None:
         if len(body) > self.message_limit:
             message = f"request of {len(body)} bytes is above the limit of {self.message_limit}"
             raise ResourceExhausted(message, never_ran=True)
+
+    async def open_call(self, kind: FrameKind, number: int, body: bytes, timeout_ms: int) -> CallStream:
+        """Call a streaming method; return its stream when the server has accepted the call.
+
+        A checkpoint; cancelling cancels the handler. Whoever gets the stream ends it with :meth:`close_call`.
+
+        Args:
+            kind: CALL or CALL_WITH_METADATA.
+            number: from :meth:`method`.
+            body: the encoded arguments, without the stream of requests.
+            timeout_ms: what is left of the deadline, 0 for none.
+
+        Raises:
+            StatusError: the call was refused; no request was taken from anybody's stream.
+        """
+        self._check_size(body)
         await self.wait_for_room()
-        while self._closed is None and len(self._calls) >= self._max_calls:  # others waited for room as well
+        while self._closed is None and len(self._calls) >= self._max_calls:
             await self._wait_for_slot()
             await self.wait_for_room()
-        return await self._request(StreamKind.CALL, FrameKind.CALL, number, timeout_ms, body)
+        self._check_open()
+        config = self._config
+        stream = CallStream(
+            self, -1, 0, credit=0, window=config.stream_window_bytes, watermark=config.send_watermark_bytes
+        )
+        stream.call_id = self._calls.begin(stream)
+        data = bytes([StreamKind.CALL]) + encode_frame(kind, stream.call_id, number, timeout_ms, body)
+
+        def begin(stream_id: int) -> None:
+            if stream.is_over:  # it gave up before the peer allowed another stream
+                self._cancel_stream(stream_id)
+                return
+            stream.stream_id = stream_id
+            inbound = self.expect(stream_id, StreamKind.CALL)
+            inbound.call_id, inbound.channel = stream.call_id, stream
+            self.write(stream_id, data)
+
+        self.with_stream(begin)
+        try:
+            await stream.wait_accepted()
+        except BaseException:
+            self.close_call(stream)
+            raise
+        return stream
+
+    def close_call(self, stream: CallStream) -> None:
+        """Let a streaming call go; one that has not ended is cancelled at the server."""
+        stream.finish()
+        if stream.has_ended or self._closed is not None:
+            return
+        if stream.requests_failed:
+            self.write_last(stream.stream_id, b"")  # the server hears why; its answer ends the call
+        else:
+            self._cancel_call(stream)
+
+    def _cancel_call(self, stream: CallStream) -> None:
+        self._calls.end(stream.call_id)
+        self._free_slot()
+        if stream.stream_id >= 0:
+            self._streams.pop(stream.stream_id, None)
+            self._cancel_stream(stream.stream_id)
+
+    def _cancel_stream(self, stream_id: int) -> None:
+        self._output.pop(stream_id, None)
+        self.link.reset(stream_id, STREAM_CANCELLED)
+        self.link.stop(stream_id, STREAM_CANCELLED)
 
     async def exchange_state(self, payload: bytes) -> bytes:
         """Send membership's full state and return the peer's. A checkpoint; cancelling gives the exchange up.
@@ -193,8 +280,7 @@ class ClientSession(Session):
                 self.expect(stream_id, stream_kind).call_id = waiter.call_id
                 self.write_last(stream_id, data)
             else:  # it gave up before the peer allowed another stream
-                self.link.reset(stream_id, STREAM_CANCELLED)
-                self.link.stop(stream_id, STREAM_CANCELLED)
+                self._cancel_stream(stream_id)
 
         self.with_stream(send)
         try:
@@ -218,8 +304,7 @@ class ClientSession(Session):
             self.write(waiter.lane, encode_frame(FrameKind.CANCEL, waiter.call_id))
         elif waiter.stream_id is not None:
             self._streams.pop(waiter.stream_id, None)
-            self.link.reset(waiter.stream_id, STREAM_CANCELLED)
-            self.link.stop(waiter.stream_id, STREAM_CANCELLED)
+            self._cancel_stream(waiter.stream_id)
 
     def _check_open(self) -> None:
         if self._closed is not None:
@@ -273,6 +358,7 @@ class ClientSession(Session):
     def on_hello(self, hello: Hello) -> None:
         """Learn the server's methods and limits, and let the callers go."""
         self._max_calls = hello.max_calls
+        self._room_for_requests = Allowance(hello.max_request_bytes)
         self._lane_limit = min(self._lane_limit, self.message_limit)
         self._methods = {(s.name, m.name): m for s in hello.services for m in s.methods}
         self._open_lanes()
@@ -301,21 +387,35 @@ class ClientSession(Session):
         if kind is not StreamKind.RESULT:
             raise ProtocolError(f"the server may not open a {kind.name} stream")
 
+    def check_stream_count(self, count: int) -> None:
+        """Allow one result for each call, and some that end or begin."""
+        if count > 2 * self._max_calls + _SPARE_STREAMS:
+            raise ProtocolError(f"more than {2 * self._max_calls + _SPARE_STREAMS} streams")
+
     def on_frame(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:
         """Wake the caller whose answer this is."""
-        if frame.kind == FrameKind.RESULT or (frame.kind == FrameKind.STATE and stream.kind is StreamKind.STATE):
+        kind = frame.kind
+        if kind == FrameKind.RESULT or (kind == FrameKind.STATE and stream.kind is StreamKind.STATE):
             waiter = self._calls.end(frame.call_id)
             if waiter is not None:
-                waiter.body = frame.body
-                waiter.wake()
-        elif frame.kind == FrameKind.ERROR:
+                waiter.succeed(frame.body)
+        elif stream.channel is not None and kind == FrameKind.ITEM:
+            stream.channel.put(frame.body)
+            if stream.channel.is_over:
+                self._cancel_call(stream.channel)
+            return
+        elif stream.channel is not None and kind == FrameKind.CREDIT:
+            stream.channel.grant(frame.b)
+            return
+        elif kind == FrameKind.ERROR:
             error = status_error_of(frame)
             waiter = self._calls.end(frame.call_id)
             if waiter is not None:
-                waiter.error = error
-                waiter.wake()
+                waiter.fail(error)
         else:
             raise refuse_unexpected(frame, stream.kind.name.lower())
+        if stream.channel is not None:
+            self.write_last(stream_id, b"")
         if self._slots:
             self._free_slot()
 
@@ -333,8 +433,7 @@ class ClientSession(Session):
     def _fail_call(self, stream: InboundStream, message: str) -> None:
         waiter = None if stream.call_id is None else self._calls.end(stream.call_id)
         if waiter is not None:
-            waiter.error = Unavailable(message)
-            waiter.wake()
+            waiter.fail(Unavailable(message))
             self._free_slot()
 
     def on_closed(self, reason: LinkClosed) -> None:
@@ -342,10 +441,9 @@ class ClientSession(Session):
         self.is_open = False
         self._on_end()
         self._opened.set()
+        self._room_for_requests.open_up()
         for waiter in self._calls.end_all():
-            waiter.error = self._why_closed(never_ran=False)
-            if waiter.task is not current_task():  # the one that flushes does not wait yet; it looks by itself
-                waiter.wake()
+            waiter.fail(self._why_closed(never_ran=False))
         while self._slots:
             self._slots.popleft().set()
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from rpcnet._core.framing import Hello
+from rpcnet._core.bodies import Hello
 from rpcnet.config import NodeConfig
 from rpcnet.errors import Unavailable
 
@@ -265,8 +265,11 @@ class Endpoint:
         while True:
             await trio.sleep(interval)
             for session in self.sessions():
-                if session.calls_in_flight and not session.is_closed:
+                if session.is_closed:
+                    continue
+                if session.calls_in_flight:
                     session.link.ping()
+                session.expire_streams(interval)
             self._report_refused()
 
     def _report_refused(self) -> None:

@@ -7,6 +7,8 @@ The rules of this file:
 * CANCEL and a reset stream cancel the handler; the call's place stays taken until the handler has ended.
 * While more than the watermark is unacknowledged, what the client asks for waits, and its places with it. So a client
   that reads nothing makes this side hold the watermark and one answer per call in flight, and no more.
+* Large requests are counted in bytes from their first one until their call has ended; a client that keeps to what
+  HELLO said never meets that limit. Streams are counted too, also those that say nothing.
 """
 
 from __future__ import annotations
@@ -19,24 +21,43 @@ from typing import Protocol
 import attrs
 import trio
 
-from rpcnet._core.calls import IncomingCalls, refuse_unexpected
-from rpcnet._core.framing import Frame, FrameKind, Hello, StreamKind, encode_error, encode_frame
+from rpcnet._core.bodies import Hello, encode_error, split_metadata
+from rpcnet._core.calls import IncomingCalls, refuse_unexpected, status_error_of
+from rpcnet._core.framing import Frame, FrameKind, StreamKind, encode_frame
 from rpcnet.config import RpcConfig
 from rpcnet.errors import ProtocolError, ResourceExhausted, StatusError
 
+from .call_stream import CallStream
 from .pump import PortPump
 from .quic import LinkClosed, QuicLink
-from .session import STREAM_CANCELLED, InboundStream, Session
+from .session import MAX_STATE_BYTES, STREAM_CANCELLED, STREAM_DONE, InboundStream, Session
 
 __all__ = ["CallSink", "IncomingCall", "ServerSession", "StateRequest", "StateSink"]
 
 _NEVER = float("inf")
+_CALLS = (FrameKind.CALL, FrameKind.CALL_WITH_METADATA)
+_MAX_LANES = 64
+_SPARE_STREAMS = 256
 
 
 class IncomingCall:
     """One call that a peer made: what it wants, and how to answer. Belongs to whoever took it from the sink."""
 
-    __slots__ = ("body", "call_id", "deadline", "is_cancelled", "number", "own_stream", "scope", "session", "stream_id")
+    __slots__ = (
+        "body",
+        "call_id",
+        "channel",
+        "context",
+        "deadline",
+        "is_cancelled",
+        "metadata",
+        "number",
+        "own_stream",
+        "scope",
+        "session",
+        "size",
+        "stream_id",
+    )
 
     def __init__(self, session: ServerSession, stream_id: int, frame: Frame, *, own_stream: bool) -> None:
         self.session = session
@@ -45,9 +66,19 @@ class IncomingCall:
         self.call_id = frame.call_id
         self.number = frame.a
         self.body = frame.body
+        self.size = len(frame.body) if own_stream else 0
+        self.metadata = b""
+        if frame.kind == FrameKind.CALL_WITH_METADATA:
+            self.metadata, self.body = split_metadata(frame.body)
         self.deadline = trio.current_time() + frame.b / 1000 if frame.b else _NEVER
         self.scope: trio.CancelScope | None = None
         self.is_cancelled = False
+        self.channel: CallStream | None = None
+        self.context: object = None
+
+    def open_channel(self, window: int) -> CallStream:
+        """Accept a streaming call: let the client send ``window`` bytes of requests, and return the stream."""
+        return self.session.open_channel(self, window)
 
     def cancel(self) -> None:
         """Cancel the handler, or see to it that none is started."""
@@ -107,6 +138,10 @@ class ServerSession(Session):
         self._states = states
         self._on_end = on_end
         self._incoming: IncomingCalls[IncomingCall] = IncomingCalls(config.max_calls_per_connection)
+        self._own_streams: dict[int, IncomingCall] = {}
+        self._request_bytes = 0
+        self._lane_count = 0
+        self._max_streams = 2 * config.max_calls_per_connection + _SPARE_STREAMS
         self._watermark = config.send_watermark_bytes
         self._held: deque[Callable[[], None]] = deque()
         self._control = -1
@@ -134,32 +169,58 @@ class ServerSession(Session):
 
     def refuse(self, call: IncomingCall, error: StatusError) -> None:
         """Send the error that a call ended with."""
-        body = encode_error(error.message, error.call_id, self.message_limit)
+        body = encode_error(error, self.message_limit)
         self._send(
             call, encode_frame(FrameKind.ERROR, call.call_id, error.status, int(error.never_ran), body), len(body)
         )
 
     def forget(self, call: IncomingCall) -> None:
         """End a call without an answer."""
-        self._incoming.end(call.call_id)
+        self._end(call)
         if call.own_stream and not self.is_closed:
             self.link.reset(call.stream_id, STREAM_CANCELLED)
+
+    def open_channel(self, call: IncomingCall, window: int) -> CallStream:
+        """Accept a streaming call and return its stream."""
+        credit = 0 if self.peer_hello is None else self.peer_hello.stream_window_bytes
+        call.channel = CallStream(
+            self, call.stream_id, call.call_id, credit=credit, window=window, watermark=self._watermark
+        )
+        inbound = self._streams.get(call.stream_id)
+        if inbound is not None:
+            inbound.channel = call.channel
+            call.channel.accept(window)
+        else:  # the client has closed its half already
+            call.channel.accept(0)
+            call.channel.end()
+        return call.channel
+
+    def _end(self, call: IncomingCall) -> None:
+        self._incoming.end(call.call_id)
+        if call.own_stream:
+            self._own_streams.pop(call.stream_id, None)
+            self._request_bytes -= call.size
+            call.size = 0
+        if call.channel is not None:
+            call.channel.finish()
 
     def _send(self, call: IncomingCall, frame: bytes, size: int) -> None:
         if call.is_cancelled or self._closed is not None:
             self.forget(call)
             return
         if call.own_stream:
-            self._incoming.end(call.call_id)
+            self._end(call)
             self.write_last(call.stream_id, frame)
+            if call.channel is not None and not call.channel.has_ended:
+                self.link.stop(call.stream_id, STREAM_DONE)
         elif size <= self._config.lane_limit_bytes:
-            self._incoming.end(call.call_id)
+            self._end(call)
             self.write(call.stream_id, frame)
         else:
             self.with_stream(lambda stream_id: self._send_large(stream_id, call, frame), unidirectional=True)
 
     def _send_large(self, stream_id: int, call: IncomingCall, frame: bytes) -> None:
-        self._incoming.end(call.call_id)
+        self._end(call)
         if call.is_cancelled:  # while the answer waited for its stream
             self.link.reset(stream_id, STREAM_CANCELLED)
         else:
@@ -186,17 +247,38 @@ class ServerSession(Session):
             if self._control >= 0:
                 raise ProtocolError("a second CONTROL stream")
             self._control = stream_id
+        elif kind is StreamKind.LANE:
+            self._lane_count += 1
+            if self._lane_count > _MAX_LANES:
+                raise ProtocolError(f"more than {_MAX_LANES} LANE streams")
+
+    def check_stream_count(self, count: int) -> None:
+        """Allow as many streams as there may be calls, and some that end or begin."""
+        if count > self._max_streams:
+            raise ProtocolError(f"more than {self._max_streams} streams")
+
+    def count_partial(self, stream: InboundStream, size: int) -> None:
+        """Count the bytes of a request that has not arrived as a whole."""
+        if stream.kind is not StreamKind.CONTROL:
+            self._request_bytes += size - stream.counted
+            limit = 2 * self._config.max_request_bytes + max(self._config.max_message_bytes, MAX_STATE_BYTES)
+            if self._request_bytes > limit:
+                raise ProtocolError(f"CALL frame: more than {limit} bytes of requests in flight")
+        super().count_partial(stream, size)
 
     def on_frame(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:
-        """Take a call, a cancellation or a state exchange."""
+        """Take a call, a cancellation, a state exchange or what belongs to a streaming call."""
         kind = frame.kind
-        if kind == FrameKind.CALL and stream.kind is StreamKind.LANE:
+        is_call = kind in _CALLS
+        if is_call and stream.kind is StreamKind.LANE:
             self._accept(IncomingCall(self, stream_id, frame, own_stream=False))
         elif kind == FrameKind.CANCEL and stream.kind is StreamKind.LANE:
             running = self._incoming.get(frame.call_id)
             if running is not None:
                 running.cancel()
-        elif kind == FrameKind.CALL and stream.kind is StreamKind.CALL and stream.call_id is None:
+        elif stream.channel is not None:
+            self._on_channel(stream.channel, frame)
+        elif is_call and stream.kind is StreamKind.CALL and stream.call_id is None:
             stream.call_id = frame.call_id
             self._accept(IncomingCall(self, stream_id, frame, own_stream=True))
         elif kind == FrameKind.STATE and stream.kind is StreamKind.STATE and stream.call_id is None:
@@ -209,19 +291,43 @@ class ServerSession(Session):
         else:
             raise refuse_unexpected(frame, stream.kind.name.lower())
 
+    def _on_channel(self, channel: CallStream, frame: Frame) -> None:
+        kind = frame.kind
+        if kind == FrameKind.ITEM and not channel.has_ended:
+            channel.put(frame.body)
+        elif kind == FrameKind.CREDIT:
+            channel.grant(frame.b)
+        elif kind == FrameKind.END and not channel.has_ended:
+            channel.end()
+        elif kind == FrameKind.ERROR and not channel.has_ended:
+            channel.end(status_error_of(frame))
+        else:
+            raise refuse_unexpected(frame, "call")
+
     def _accept(self, call: IncomingCall) -> None:
-        if self._incoming.begin(call.call_id, call):
+        config = self._config
+        if not self._incoming.begin(call.call_id, call):
+            limit = config.max_calls_per_connection
             if self._is_full:
-                self._held.append(partial(self._sink.accept, call))
-            else:
-                self._sink.accept(call)
+                raise ProtocolError(f"CALL frame: more than {limit} calls in flight, and their answers are not read")
+            self._refuse_unaccepted(call, f"more than {limit} calls in flight on one connection")
             return
-        limit = self._config.max_calls_per_connection
-        if self._is_full:
-            raise ProtocolError(f"CALL frame: more than {limit} calls in flight, and their answers are not read")
-        error = ResourceExhausted(f"more than {limit} calls in flight on one connection", never_ran=True)
-        body = encode_error(error.message, None)
-        frame = encode_frame(FrameKind.ERROR, call.call_id, error.status, 1, body)
+        if call.own_stream:
+            self._own_streams[call.stream_id] = call
+            self._request_bytes += call.size
+        if call.size and self._request_bytes > max(config.max_request_bytes, call.size):
+            self._end(call)
+            self._refuse_unaccepted(
+                call, f"more than {config.max_request_bytes} bytes of requests in flight on one connection"
+            )
+        elif self._is_full:
+            self._held.append(partial(self._sink.accept, call))
+        else:
+            self._sink.accept(call)
+
+    def _refuse_unaccepted(self, call: IncomingCall, message: str) -> None:
+        body = encode_error(ResourceExhausted(message))
+        frame = encode_frame(FrameKind.ERROR, call.call_id, ResourceExhausted.status, 1, body)
         if call.own_stream:
             self.write_last(call.stream_id, frame)
         else:
@@ -247,17 +353,19 @@ class ServerSession(Session):
             raise ProtocolError("the client closed the CONTROL stream")
         if stream.kind in (StreamKind.CALL, StreamKind.STATE) and stream.call_id is None:
             raise ProtocolError(f"{stream.kind.name} stream without a frame")
+        if stream.channel is not None:
+            stream.channel.end()
 
     def on_stream_reset(self, stream_id: int, stream: InboundStream | None) -> None:
         """Cancel the call of a stream that the client gave up."""
-        for call in self._incoming.values():
-            if call.own_stream and call.stream_id == stream_id:
-                call.cancel()
-                return
+        call = self._own_streams.get(stream_id)
+        if call is not None:
+            call.cancel()
 
     def on_closed(self, reason: LinkClosed) -> None:
         """Cancel every handler: nobody waits for them."""
         self._held.clear()
+        self._own_streams.clear()
         for call in self._incoming.end_all():
             call.cancel()
         self._on_end(self)

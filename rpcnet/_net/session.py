@@ -17,20 +17,12 @@ from collections.abc import Callable
 
 import trio
 
-from rpcnet._core.framing import (
-    MAX_CONTROL_BYTES,
-    Frame,
-    FrameKind,
-    FrameReader,
-    Hello,
-    StreamKind,
-    decode_hello,
-    encode_frame,
-    encode_hello,
-)
+from rpcnet._core.bodies import Hello, decode_hello, encode_hello
+from rpcnet._core.framing import MAX_CONTROL_BYTES, Frame, FrameKind, FrameReader, StreamKind, encode_frame
 from rpcnet.config import RpcConfig
 from rpcnet.errors import ProtocolError, VersionMismatch
 
+from .call_stream import CallStream
 from .pump import PortPump
 from .quic import LinkClosed, QuicLink, StreamsExhausted
 
@@ -44,6 +36,7 @@ __all__ = [
     "PROTOCOL_MAX",
     "PROTOCOL_MIN",
     "STREAM_CANCELLED",
+    "STREAM_DONE",
     "InboundStream",
     "Session",
     "check_versions",
@@ -51,9 +44,10 @@ __all__ = [
 
 PROTOCOL_MIN = PROTOCOL_MAX = 1
 CLOSE_NORMAL, CLOSE_PROTOCOL_ERROR, CLOSE_VERSION_MISMATCH, CLOSE_GOING_AWAY, CLOSE_PEER_FAILED = range(0x100, 0x105)
-STREAM_CANCELLED = 0x110
+STREAM_CANCELLED, STREAM_DONE = 0x110, 0x111
 MAX_STATE_BYTES = 32 << 20
 """The longest full-state exchange: some 200,000 members."""
+_MAX_GIVEN_UP = 1024
 
 log = logging.getLogger("rpcnet.rpc")
 
@@ -77,12 +71,19 @@ def check_versions(ours: Hello, theirs: Hello) -> None:
 class InboundStream:
     """The receiving half of one stream: what it is for, and the reader of its frames."""
 
-    __slots__ = ("call_id", "kind", "reader")
+    __slots__ = ("call_id", "channel", "counted", "kind", "reader", "since")
 
-    def __init__(self, kind: StreamKind, max_body_bytes: int) -> None:
+    def __init__(self, kind: StreamKind, max_body_bytes: int, since: float) -> None:
         self.kind = kind
         self.reader = FrameReader(max_body_bytes)
+        self.since = since
+        """When it was opened, or an incomplete frame last grew, in Trio time."""
+        self.counted = 0
+        """Bytes of the incomplete frame that the session has counted."""
         self.call_id: int | None = None
+        """The call that it carries, if it carries one."""
+        self.channel: CallStream | None = None
+        """Where the values of a streaming call go."""
 
 
 class Session(ABC):
@@ -101,6 +102,8 @@ class Session(ABC):
         self._link: QuicLink | None = None
         self._closed: LinkClosed | None = None
         self._streams: dict[int, InboundStream] = {}
+        self._silent: dict[int, float] = {}
+        self._given_up: dict[int, None] = {}
         self._output: dict[int, list[bytes]] = {}
         self._queued = False
         self._room: deque[trio.Event] = deque()
@@ -132,6 +135,11 @@ class Session(ABC):
     @abstractmethod
     def calls_in_flight(self) -> int:
         """The number of calls that are not ended."""
+
+    @property
+    def wants_tracebacks(self) -> bool:
+        """Whether the peer wants the tracebacks of handlers that fail."""
+        return self.peer_hello is not None and self.peer_hello.tracebacks
 
     @property
     def is_closed(self) -> bool:
@@ -272,6 +280,9 @@ class Session(ABC):
     def link_reset(self, link: QuicLink, stream_id: int, code: int) -> None:
         """Notice that the peer gave a stream up."""
         stream = self._streams.pop(stream_id, None)
+        self._silent.pop(stream_id, None)
+        if stream is not None:
+            self.count_partial(stream, 0)
         self.on_stream_reset(stream_id, stream)
 
     def link_stopped(self, link: QuicLink, stream_id: int, code: int) -> None:
@@ -283,6 +294,7 @@ class Session(ABC):
         self._link = link
         self._closed = reason
         self._streams.clear()
+        self._silent.clear()
         self._output.clear()
         self._unopened.clear()
         self._wake_waiters_for_room()
@@ -291,20 +303,37 @@ class Session(ABC):
     def _take(self, stream_id: int, data: bytes, *, end: bool) -> None:
         stream = self._streams.get(stream_id)
         if stream is None:
-            if not data or stream_id & 1 != self.link.is_client:
+            if stream_id & 1 != self.link.is_client:
                 return  # a stream of our own that was given up; this was on its way
+            if stream_id in self._given_up:
+                return
+            if not data:
+                self._note_silent(stream_id, end=end)
+                return
             stream = self._begin_stream(stream_id, data[0])
             data = data[1:]
         take = self._take_control if stream.kind is StreamKind.CONTROL else self.on_frame
-        for frame in stream.reader.feed(data):
+        reader = stream.reader
+        for frame in reader.feed(data):
             take(stream_id, stream, frame)
+        if reader.buffered_bytes != stream.counted:
+            self.count_partial(stream, reader.buffered_bytes)
         if end:
             self._streams.pop(stream_id, None)
-            if not stream.reader.is_between_frames:
+            if not reader.is_between_frames:
                 raise ProtocolError(f"{stream.kind.name} stream ended in the middle of a frame")
             self.on_stream_end(stream_id, stream)
 
+    def _note_silent(self, stream_id: int, *, end: bool) -> None:
+        """Remember a stream that was opened and says nothing; see :meth:`expire_streams`."""
+        if end:
+            self._silent.pop(stream_id, None)
+        elif stream_id not in self._silent:
+            self._silent[stream_id] = trio.current_time()
+            self.check_stream_count(len(self._streams) + len(self._silent))
+
     def _begin_stream(self, stream_id: int, first_byte: int) -> InboundStream:
+        self._silent.pop(stream_id, None)
         try:
             kind = StreamKind(first_byte)
         except ValueError:
@@ -312,6 +341,7 @@ class Session(ABC):
         if kind is not StreamKind.CONTROL and self.peer_hello is None:
             raise ProtocolError(f"{kind.name} stream before HELLO")
         self.check_stream(stream_id, kind)
+        self.check_stream_count(len(self._streams) + len(self._silent) + 1)
         return self.expect(stream_id, kind)
 
     def expect(self, stream_id: int, kind: StreamKind) -> InboundStream:
@@ -319,8 +349,40 @@ class Session(ABC):
         limit = {StreamKind.CONTROL: MAX_CONTROL_BYTES, StreamKind.STATE: MAX_STATE_BYTES}.get(
             kind, self._config.max_message_bytes
         )
-        stream = self._streams[stream_id] = InboundStream(kind, limit)
+        stream = self._streams[stream_id] = InboundStream(kind, limit, trio.current_time())
         return stream
+
+    def expire_streams(self, patience: float) -> None:
+        """Give up streams of the peer that were opened, or began a frame, and said nothing more for a while."""
+        before = trio.current_time() - patience
+        silent = [stream_id for stream_id, since in self._silent.items() if since < before]
+        stuck = [
+            stream_id
+            for stream_id, stream in self._streams.items()
+            if stream_id & 1 == self.link.is_client and stream.since < before and self.is_stuck(stream)
+        ]
+        for stream_id in silent + stuck:
+            stream = self._streams.pop(stream_id, None)
+            self._silent.pop(stream_id, None)
+            if stream is not None:
+                self.count_partial(stream, 0)
+            self.link.reset(stream_id, STREAM_CANCELLED)
+            self.link.stop(stream_id, STREAM_CANCELLED)
+            self._given_up[stream_id] = None
+            if len(self._given_up) > _MAX_GIVEN_UP:
+                del self._given_up[next(iter(self._given_up))]
+
+    def is_stuck(self, stream: InboundStream) -> bool:
+        """Whether a stream should have said more than it did."""
+        if stream.kind is StreamKind.CONTROL:
+            return False
+        waits_for_first = stream.call_id is None and stream.kind is not StreamKind.LANE
+        return waits_for_first or not stream.reader.is_between_frames
+
+    def count_partial(self, stream: InboundStream, size: int) -> None:
+        """Count the bytes of a stream's incomplete frame."""
+        stream.counted = size
+        stream.since = trio.current_time()
 
     def _take_control(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:
         if frame.kind != FrameKind.HELLO:
@@ -355,6 +417,10 @@ class Session(ABC):
     @abstractmethod
     def check_stream(self, stream_id: int, kind: StreamKind) -> None:
         """Raise ProtocolError if the peer may not open such a stream."""
+
+    @abstractmethod
+    def check_stream_count(self, count: int) -> None:
+        """Raise ProtocolError if the peer has more streams open than it may."""
 
     @abstractmethod
     def on_frame(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:

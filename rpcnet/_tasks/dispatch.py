@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import random
+import traceback
 import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, cast
@@ -26,21 +27,21 @@ import attrs
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
-from rpcnet._context import call_deadline
+from rpcnet._context import served_call
 from rpcnet._net.endpoint import CallQueue
 from rpcnet._net.pump import PortPump
 from rpcnet._net.server_session import IncomingCall
 from rpcnet.errors import (
     DeadlineExceeded,
-    Internal,
     InvalidArgument,
     StatusError,
     Unavailable,
     Unimplemented,
-    error_for_status,
 )
 
-from .handlers import Handler, HandlerTable
+from .failures import answer_to, undeclared
+from .handler_table import HandlerTable
+from .handlers import END_OF_RESULTS, Handler
 
 __all__ = ["Dispatcher", "DispatcherStatistics"]
 
@@ -110,6 +111,7 @@ class Dispatcher:
         table: what is served.
         max_running: handlers that may be suspended at once; further calls wait in the queue.
         rng: for call ids.
+        sends_tracebacks: whether callers that want the tracebacks of handlers get them.
     """
 
     def __init__(
@@ -121,7 +123,9 @@ class Dispatcher:
         table: HandlerTable,
         max_running: int,
         rng: random.Random,
+        sends_tracebacks: bool = False,
     ) -> None:
+        self._sends_tracebacks = sends_tracebacks
         self._nursery = nursery
         self.pump = pump
         """Who reads and flushes."""
@@ -212,11 +216,10 @@ class Dispatcher:
             self._workers -= 1
             worker.end()
 
-    def new_context(self, deadline: float) -> contextvars.Context:
-        """Return a clean context for one handler, which knows its deadline."""
+    def new_context(self, call: IncomingCall) -> contextvars.Context:
+        """Return a clean context for one handler, which knows the call."""
         context = self._base.copy()
-        if deadline != _NEVER:
-            context.run(call_deadline.set, deadline)
+        context.run(served_call.set, call)
         return context
 
     # --- one call
@@ -240,6 +243,8 @@ class Dispatcher:
         handler = self._table.get(call.number)
         if handler is None:
             raise Unimplemented(f"no method has the number {call.number}", never_ran=True)
+        if handler.guard is not None:
+            handler.guard(call)
         try:
             return handler, handler.codec.decode_arguments(call.body)
         except InvalidArgument as error:
@@ -249,7 +254,7 @@ class Dispatcher:
     def finish(self, call: IncomingCall, handler: Handler, result: object) -> None:
         """Encode a handler's result and answer the call."""
         try:
-            body = handler.codec.encode_result(result)
+            body = handler.codec.encode_result(result) if result is not END_OF_RESULTS else b""
         except Exception as error:  # noqa: BLE001 - a handler can return anything
             self.fail(call, handler, error)
             return
@@ -258,14 +263,16 @@ class Dispatcher:
         self.queue.end()
 
     def fail(self, call: IncomingCall, handler: Handler, error: BaseException) -> None:
-        """Answer a call whose handler raised; what is not a status goes to the log under a call id."""
-        if isinstance(error, StatusError):
-            self.refuse(call, error_for_status(error.status, error.message, call_id=error.call_id))
-            return
-        call_id = f"{self._rng.getrandbits(48):012x}"
-        name = handler.definition.full_name
-        log.error("%s failed for %s [call %s]", name, call.session.peer_name, call_id, exc_info=error)
-        self.refuse(call, Internal(f"{name} failed with {type(error).__name__}", call_id=call_id))
+        """Answer a call whose handler raised; what is not declared goes to the log under a call id."""
+        answer = answer_to(error, handler)
+        if answer is None:
+            call_id = f"{self._rng.getrandbits(48):012x}"
+            name = handler.definition.full_name
+            log.error("%s failed for %s [call %s]", name, call.session.peer_name, call_id, exc_info=error)
+            answer = undeclared(error, name, call_id)
+        if self._sends_tracebacks and call.session.wants_tracebacks:
+            answer.remote_traceback = "".join(traceback.format_exception(error))
+        self.refuse(call, answer)
 
     def refuse(self, call: IncomingCall, error: StatusError) -> None:
         """Answer a call with an error."""
@@ -356,9 +363,11 @@ class _Worker:
         handler, arguments = prepared
         self._call, self._handler = call, handler
         call.scope = self._scope
-        context = pool.new_context(call.deadline)
+        context = pool.new_context(call)
+        method = handler.method
         try:
-            result = await _drive(handler.method(*arguments), context, self._on_suspend)
+            coroutine = method(*arguments) if method is not None else handler.invoke(call, arguments)
+            result = await _drive(coroutine, context, self._on_suspend)
         except BaseException as error:
             if _ends_the_worker(error):
                 raise

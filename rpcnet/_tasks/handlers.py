@@ -1,19 +1,31 @@
-"""The methods that a node serves: a table from the numbers on the wire to bound handlers."""
+"""What the server knows of one method that it serves: how to run it, and for whom."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+import enum
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import attrs
 
-from rpcnet._core.framing import MethodEntry, ServiceEntry
-from rpcnet._core.values import MethodCodec, compile_method
-from rpcnet.config import RpcConfig
-from rpcnet.errors import ConfigError
-from rpcnet.service import MethodDefinition, definition_of
+from rpcnet._core.values import MethodCodec
+from rpcnet._net.server_session import IncomingCall
+from rpcnet.service import MethodDefinition
 
-__all__ = ["Handler", "HandlerTable"]
+__all__ = ["END_OF_RESULTS", "Guard", "Handler", "Invoke"]
+
+
+class _EndOfResults(enum.Enum):
+    END = "the results of a streaming call have all been sent"
+
+
+END_OF_RESULTS = _EndOfResults.END
+"""What :attr:`Handler.invoke` returns when the results went out one by one."""
+
+Invoke = Callable[[IncomingCall, list[object]], Coroutine[Any, Any, object]]
+"""Runs a handler for a call, given its decoded arguments, and returns its result or ``END_OF_RESULTS``."""
+Guard = Callable[[IncomingCall], None]
+"""Raises a status if the caller may not make a call; its handler is not run then."""
 
 
 @attrs.frozen
@@ -24,51 +36,9 @@ class Handler:
     """The method as declared."""
     codec: MethodCodec
     """Its compiled conversion."""
-    method: Callable[..., Coroutine[Any, Any, object]]
-    """The bound method."""
-
-
-class HandlerTable:
-    """All methods that a node serves, numbered in the order of their services.
-
-    Args:
-        services: the service objects; two with the same name raise :class:`ConfigError`.
-        config: limits for values.
-    """
-
-    def __init__(self, services: Sequence[object], config: RpcConfig) -> None:
-        self._handlers: list[Handler] = []
-        self._entries: list[ServiceEntry] = []
-        for service in services:
-            self._add(service, config)
-
-    def __len__(self) -> int:
-        """Return the number of methods."""
-        return len(self._handlers)
-
-    def _add(self, service: object, config: RpcConfig) -> None:
-        if isinstance(service, type):
-            raise ConfigError(f"services: {service.__name__} is a class; pass an object, {service.__name__}()")
-        definition = definition_of(service)
-        if any(entry.name == definition.name for entry in self._entries):
-            raise ConfigError(f"services: two services are named {definition.name!r}")
-        methods: list[MethodEntry] = []
-        for method in definition.methods.values():
-            codec = compile_method(method, max_depth=config.max_depth, max_bytes=config.max_message_bytes)
-            methods.append(MethodEntry(method.name, len(self._handlers), method.idempotent))
-            self._handlers.append(Handler(method, codec, getattr(service, method.name)))
-        self._entries.append(ServiceEntry(definition.name, definition.version, tuple(methods)))
-
-    @property
-    def entries(self) -> tuple[ServiceEntry, ...]:
-        """The table as HELLO tells it."""
-        return tuple(self._entries)
-
-    @property
-    def service_names(self) -> tuple[str, ...]:
-        """The names of all services, sorted, as gossip tells them."""
-        return tuple(sorted(entry.name for entry in self._entries))
-
-    def get(self, number: int) -> Handler | None:
-        """Return the handler of a method's number; None if there is no such method."""
-        return self._handlers[number] if number < len(self._handlers) else None
+    method: Callable[..., Coroutine[Any, Any, object]] | None
+    """The bound method, if calling it with the arguments is all there is to do."""
+    invoke: Invoke
+    """Runs it otherwise."""
+    guard: Guard | None = None
+    """Who may call it, if not everybody may."""

@@ -14,7 +14,7 @@ from rpcnet.events import ClusterEvent, EventsDropped, NodeFailed, NodeLeft, Nod
 
 from .bus import Bus
 from .dispatch import Dispatcher
-from .handlers import HandlerTable
+from .handler_table import HandlerTable
 from .snapshots import nodes_of
 
 __all__ = ["RpcServerTask"]
@@ -55,6 +55,7 @@ class RpcServerTask:
                 table=self._table,
                 max_running=limit,
                 rng=self._rng,
+                sends_tracebacks=self._config.rpc.tracebacks,
             )
             dispatcher.is_draining = endpoint.draining.is_set()
             endpoint.pump.on_calls = dispatcher.on_calls

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import struct
 
-import attrs
-import cbor2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,14 +15,7 @@ from rpcnet._core.framing import (
     Frame,
     FrameKind,
     FrameReader,
-    Hello,
-    MethodEntry,
-    ServiceEntry,
-    decode_error,
-    decode_hello,
-    encode_error,
     encode_frame,
-    encode_hello,
     timeout_to_wire,
 )
 from rpcnet.errors import ProtocolError
@@ -38,21 +29,6 @@ frames = st.builds(
     a=st.integers(0, 0xFFFF),
     b=st.integers(0, 0xFFFF_FFFF),
     body=st.binary(max_size=LIMIT),
-)
-methods = st.builds(MethodEntry, name=st.text(), number=st.integers(0, 0xFFFF), idempotent=st.booleans())
-services = st.builds(
-    ServiceEntry, name=st.text(), version=st.integers(0, 1 << 40), methods=st.lists(methods, max_size=3).map(tuple)
-)
-hellos = st.builds(
-    Hello,
-    protocol_min=st.integers(0, 1 << 20),
-    protocol_max=st.integers(0, 1 << 20),
-    library=st.text(),
-    node_id=st.text(),
-    boot_id=st.integers(0, (1 << 64) - 1),
-    max_calls=st.integers(1, 1 << 32),
-    max_message_bytes=st.integers(1, 1 << 32),
-    services=st.lists(services, max_size=3).map(tuple),
 )
 
 
@@ -146,83 +122,3 @@ def test_a_deadline_in_the_past_travels_as_one_millisecond_not_as_for_ever(secon
 @pytest.mark.parametrize("seconds", [MAX_TIMEOUT_MS / 1000, 1e12, float("inf")])
 def test_a_deadline_too_far_to_write_down_travels_as_none(seconds: float) -> None:
     assert timeout_to_wire(seconds) == 0
-
-
-# --- bodies
-
-
-@given(st.text(max_size=100), st.none() | st.text(max_size=20))
-@settings(deadline=None)
-def test_an_error_survives_the_wire(message: str, call_id: str | None) -> None:
-    assert decode_error(encode_error(message, call_id)) == (message, call_id)
-
-
-def test_a_long_error_message_is_cut() -> None:
-    message, _ = decode_error(encode_error("x" * 100_000, None))
-    assert message == "x" * 8192
-
-
-@given(hellos)
-@settings(deadline=None)
-def test_a_hello_survives_the_wire(hello: Hello) -> None:
-    assert decode_hello(encode_hello(hello)) == hello
-
-
-def test_a_hello_with_fields_of_a_later_version_is_understood() -> None:
-    hello = Hello(protocol_min=1, protocol_max=9, library="9", node_id="n", boot_id=1, max_calls=1, max_message_bytes=1)
-    later = {**cbor2.loads(encode_hello(hello)), "colour": "blue"}
-    assert decode_hello(cbor2.dumps(later)) == hello
-
-
-@given(st.binary(max_size=200))
-@settings(deadline=None)
-def test_a_body_of_garbage_gives_a_protocol_error_and_nothing_else(body: bytes) -> None:
-    for decode in (decode_hello, decode_error):
-        with contextlib.suppress(ProtocolError):
-            decode(body)
-
-
-WRONG_FIELDS: list[tuple[str, object]] = [
-    ("min", None),
-    ("max", "1"),
-    ("lib", 1),
-    ("node", b"n"),
-    ("boot", 1.5),
-    ("calls", 0),
-    ("calls", -5),
-    ("bytes", 0),
-    ("services", {}),
-    ("services", [["a", 1]]),
-    ("services", [["a", "1", []]]),
-    ("services", [["a", 1, [["m", 70_000, True]]]]),
-    ("services", [["a", 1, [["m", -1, True]]]]),
-    ("services", [["a", 1, [["m", 1, 1]]]]),
-]
-
-
-@pytest.mark.parametrize(("field", "value"), WRONG_FIELDS)
-def test_a_hello_with_a_wrong_field_is_refused_by_the_frames_name(field: str, value: object) -> None:
-    hello = Hello(protocol_min=1, protocol_max=1, library="1", node_id="n", boot_id=1, max_calls=1, max_message_bytes=1)
-    wrong = {**cbor2.loads(encode_hello(hello)), field: value}
-    with pytest.raises(ProtocolError, match="HELLO frame"):
-        decode_hello(cbor2.dumps(wrong))
-    del wrong[field]
-    with pytest.raises(ProtocolError, match="HELLO frame"):
-        decode_hello(cbor2.dumps(wrong))
-
-
-def test_a_hello_with_a_method_table_above_the_limit_of_nesting_is_refused() -> None:
-    nested: object = []
-    for _ in range(50):
-        nested = [nested]
-    hello = Hello(protocol_min=1, protocol_max=1, library="1", node_id="n", boot_id=1, max_calls=1, max_message_bytes=1)
-    with pytest.raises(ProtocolError, match="not valid CBOR"):
-        decode_hello(cbor2.dumps({**attrs.asdict(hello), "services": nested}))
-
-
-@given(st.text(max_size=2000), st.integers(128, 4096))
-@settings(deadline=None)
-def test_an_error_message_is_cut_to_what_the_other_side_takes(message: str, limit: int) -> None:
-    body = encode_error(message, "0123456789ab", limit)
-    assert len(body) <= limit
-    assert message.startswith(decode_error(body)[0])

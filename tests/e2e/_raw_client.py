@@ -14,16 +14,8 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, StreamDataReceived
 
-from rpcnet._core.framing import (
-    Frame,
-    FrameKind,
-    FrameReader,
-    Hello,
-    StreamKind,
-    decode_error,
-    encode_frame,
-    encode_hello,
-)
+from rpcnet._core.bodies import Hello, decode_error, encode_hello
+from rpcnet._core.framing import Frame, FrameKind, FrameReader, StreamKind, encode_frame
 from rpcnet._net.addresses import parse_address
 from rpcnet._net.identity import Credentials
 
@@ -89,7 +81,7 @@ class RawClient:
         """Drive the connection until a call has failed; return status and message."""
         frame = await self.answer(call_id)
         assert frame.kind == FrameKind.ERROR
-        return frame.a, decode_error(frame.body)[0]
+        return frame.a, decode_error(frame.a, frame.body, never_ran=False).message
 
     def drain(self) -> None:
         while (event := self.quic.next_event()) is not None:

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
-from rpcnet._core.framing import FrameKind, Hello, StreamKind, encode_frame, encode_hello
+from rpcnet._core.bodies import Hello, encode_hello
+from rpcnet._core.framing import FrameKind, StreamKind, encode_frame
 from rpcnet._net.addresses import parse_address
 from rpcnet._net.environment import current_environment
 from rpcnet._net.identity import Security

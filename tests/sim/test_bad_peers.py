@@ -12,10 +12,11 @@ from _raw_peer import Connection, RawPeer, hello, open_raw_peer
 from _world import Work, World, stub
 
 import rpcnet
-from rpcnet._core.framing import FrameKind, FrameReader, Hello, StreamKind, encode_frame
+from rpcnet._core.bodies import Hello
+from rpcnet._core.framing import FrameKind, FrameReader, StreamKind, encode_frame
 from rpcnet._core.members import MemberRecord
 from rpcnet._net.session import CLOSE_PROTOCOL_ERROR, CLOSE_VERSION_MISMATCH
-from rpcnet._tasks.handlers import HandlerTable
+from rpcnet._tasks.handler_table import HandlerTable
 from rpcnet.testing import SimulatedCluster, run
 
 TABLE = HandlerTable([Work()], rpcnet.RpcConfig())

@@ -18,7 +18,8 @@ from rpcnet._net.endpoint import CallQueue
 from rpcnet._net.pump import PortPump
 from rpcnet._net.server_session import IncomingCall
 from rpcnet._tasks.dispatch import Dispatcher
-from rpcnet._tasks.handlers import Handler, HandlerTable
+from rpcnet._tasks.handler_table import HandlerTable
+from rpcnet._tasks.handlers import Handler
 from rpcnet.errors import (
     CallCancelled,
     StatusError,
@@ -75,7 +76,10 @@ class Table(HandlerTable):
         super().__init__([], rpcnet.RpcConfig())
 
     def add(self, work: Work) -> int:
-        self._handlers.append(Handler(DEFINITION, CODEC, work))
+        async def invoke(_: IncomingCall, arguments: list[object]) -> object:
+            return await work(*arguments)
+
+        self._handlers.append(Handler(DEFINITION, CODEC, work, invoke))
         return len(self._handlers) - 1
 
 

@@ -9,7 +9,7 @@ import trio.testing
 from _pool import open_pool, quick, slow
 from trio.testing import MockClock
 
-from rpcnet._context import call_deadline
+from rpcnet._context import inherited_deadline
 from rpcnet._net.server_session import IncomingCall
 from rpcnet.errors import (
     Internal,
@@ -152,7 +152,7 @@ async def test_tasks_of_a_handler_inherit_its_context(autojump_clock: MockClock)
 
 async def test_a_handler_knows_its_deadline_and_the_next_one_does_not(autojump_clock: MockClock) -> None:
     async def left() -> float:
-        return min(call_deadline.get() - trio.current_time(), 1e9)
+        return min(inherited_deadline() - trio.current_time(), 1e9)
 
     async with open_pool() as pool:
         assert await pool.outcomes(left, timeout_ms=1500) == [1.5]

@@ -1,0 +1,1 @@
+"""What all clients share: calling through a connection, whoever chose it."""

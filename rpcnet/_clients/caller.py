@@ -1,0 +1,340 @@
+"""Calls through whichever peer is chosen: one attempt after another, of every shape.
+
+The rules of this file:
+
+* What is called is a :class:`Target`, fixed when a stub is made. Whom it is called on is for a subclass to say.
+* An attempt is repeated only where it cannot have run twice, or may: see :class:`RetryPolicy`. All attempts share one
+  deadline, that of the caller or of the call that the caller serves, whichever is earlier.
+* A streaming call is repeated until one server has accepted it; until then no request was taken from the caller.
+* Counting is exact: an attempt is active from the moment its peer is chosen until it has ended, however it ends.
+* An error names every node it came through; a declared one arrives as itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, Awaitable, Callable
+from random import Random
+from typing import Generic, Protocol, TypeVar
+
+import attrs
+import trio
+
+from rpcnet._context import inherited_deadline
+from rpcnet._core.bodies import MethodEntry, join_metadata
+from rpcnet._core.framing import FrameKind, timeout_to_wire
+from rpcnet._core.resilience import RetryBudget, RetryPolicy, RetryState
+from rpcnet._core.values import MethodCodec
+from rpcnet._net.call_stream import CallStream
+from rpcnet._net.client_session import ClientSession
+from rpcnet._net.endpoint import Endpoint
+from rpcnet._net.stream_values import send_values
+from rpcnet.errors import (
+    ApplicationError,
+    DeadlineExceeded,
+    Hop,
+    Internal,
+    RpcNetError,
+    StatusError,
+    Unimplemented,
+)
+from rpcnet.selectors import Selector
+from rpcnet.service import Shape
+
+__all__ = ["Caller", "OpenCall", "Peer", "Target"]
+
+T = TypeVar("T")
+_NEVER = float("inf")
+
+
+class Peer(Protocol):
+    """Somebody to call."""
+
+    @property
+    def id(self) -> str:
+        """Tells peers apart."""
+
+    @property
+    def name(self) -> str:
+        """Who must answer; empty if anybody of the cluster will do."""
+
+    @property
+    def address(self) -> str:
+        """Where."""
+
+
+P = TypeVar("P", bound=Peer)
+
+
+@attrs.frozen(eq=False)
+class Target:
+    """What a stub's method calls: fixed when the stub is made."""
+
+    name: tuple[str, str]
+    """The names of service and method."""
+    codec: MethodCodec
+    """How arguments and results are converted."""
+    shape: Shape
+    """How many messages go each way."""
+    idempotent: bool | None
+    """Whether it may run twice; None if the caller has no contract and takes the server's word."""
+    where: Selector
+    """Which peers will do."""
+    node: str | None = None
+    """The one peer that will do."""
+    wait_for_worker: float = 0.0
+    """Seconds to wait for a peer while none will do."""
+    metadata: bytes = b""
+    """What goes along with every call, encoded."""
+
+    @property
+    def full_name(self) -> str:
+        """The name as calls give it, ``"service.method"``."""
+        return ".".join(self.name)
+
+
+@attrs.frozen(eq=False)
+class OpenCall(Generic[P]):
+    """A streaming call that a server has accepted."""
+
+    peer: P
+    """Who serves it."""
+    session: ClientSession
+    """The connection."""
+    stream: CallStream
+    """Its values."""
+
+
+class Caller(ABC, Generic[P]):
+    """Calls methods on peers that a subclass chooses.
+
+    Args:
+        endpoint: where connections live.
+        retry: when a failed attempt is followed by another.
+        rng: for the pauses between attempts.
+    """
+
+    def __init__(self, endpoint: Endpoint, retry: RetryPolicy, rng: Random) -> None:
+        self._endpoint = endpoint
+        self._retry = retry
+        self._budget = RetryBudget(retry)
+        self._rng = rng
+        self._calls = self._retries = self._failures = 0
+        self._idempotent: dict[tuple[str, str], bool] = {}
+
+    # --- what subclasses say
+
+    @abstractmethod
+    def _select(self, target: Target, state: RetryState | None = None) -> P | None:
+        """Return whom to call; None if nobody will do."""
+
+    @abstractmethod
+    async def _wait_for_peer(self, target: Target) -> P:
+        """Wait for somebody to call, as long as the target says.
+
+        Raises:
+            NoWorkers: nobody will do.
+        """
+
+    @abstractmethod
+    def _begin(self, peer: P) -> None:
+        """Count an attempt on a peer."""
+
+    @abstractmethod
+    def _end(self, peer: P, *, done: bool) -> None:
+        """Count the end of an attempt."""
+
+    # --- unary calls
+
+    async def call(self, target: Target, /, *args: object, **kwargs: object) -> object:
+        """Call a unary method."""
+        body = target.codec.encode_arguments(args, kwargs)
+        deadline = self._deadline()
+        if deadline == -_NEVER:
+            await trio.lowlevel.checkpoint()  # the caller is cancelled already: nothing is sent
+        self._calls += 1
+        self._budget.deposit()
+        peer = self._select(target)
+        if peer is None:
+            peer = await self._found(target)
+        try:
+            result = await self._attempt(target, peer, body, deadline)
+        except StatusError as error:
+            result = await self._repeat(
+                target, peer, error, deadline, lambda peer: self._attempt(target, peer, body, deadline)
+            )
+        except RpcNetError:
+            self._failures += 1
+            raise
+        return target.codec.decode_result(result)
+
+    async def _attempt(self, target: Target, peer: P, body: bytes, deadline: float) -> bytes:
+        self._begin(peer)
+        done = False
+        try:
+            endpoint = self._endpoint
+            session = endpoint.session(peer.address, peer.name) or await endpoint.connect(peer.address, peer.name)
+            method = self._method(session, target)
+            timeout = timeout_to_wire(deadline - trio.current_time()) if deadline != _NEVER else 0
+            kind = FrameKind.CALL
+            if target.metadata:
+                kind, body = FrameKind.CALL_WITH_METADATA, join_metadata(target.metadata, body)
+            result = await session.call(kind, method.number, body, timeout)
+            done = True
+            return result
+        finally:
+            self._end(peer, done=done)
+
+    # --- streaming calls
+
+    async def open(self, target: Target, body: bytes) -> OpenCall[P]:
+        """Begin a streaming call: return when a server has accepted it. A checkpoint.
+
+        The attempt counts as active until :meth:`close` is called.
+        """
+        deadline = self._deadline()
+        if deadline == -_NEVER:
+            await trio.lowlevel.checkpoint()
+        self._calls += 1
+        self._budget.deposit()
+        peer = self._select(target)
+        if peer is None:
+            peer = await self._found(target)
+        try:
+            return await self._try_to_open(target, peer, body, deadline)
+        except StatusError as error:
+            return await self._repeat(
+                target, peer, error, deadline, lambda peer: self._try_to_open(target, peer, body, deadline)
+            )
+        except RpcNetError:
+            self._failures += 1
+            raise
+
+    async def _try_to_open(self, target: Target, peer: P, body: bytes, deadline: float) -> OpenCall[P]:
+        self._begin(peer)
+        try:
+            session = await self._endpoint.connect(peer.address, peer.name)
+            method = self._method(session, target)
+            timeout = timeout_to_wire(deadline - trio.current_time()) if deadline != _NEVER else 0
+            kind = FrameKind.CALL
+            if target.metadata:
+                kind, body = FrameKind.CALL_WITH_METADATA, join_metadata(target.metadata, body)
+            return OpenCall(peer, session, await session.open_call(kind, method.number, body, timeout))
+        except BaseException:
+            self._end(peer, done=False)
+            raise
+
+    def close(self, call: OpenCall[P], *, done: bool) -> None:
+        """Let a streaming call go; one that has not ended is cancelled at the server."""
+        call.session.close_call(call.stream)
+        if not done:
+            self._failures += 1
+        self._end(call.peer, done=done)
+
+    async def send_all(self, target: Target, /, *args: object, **kwargs: object) -> object:
+        """Call a method that takes a stream of requests and returns one result."""
+        codec = target.codec
+        args, kwargs, requests = codec.split_requests(args, kwargs)
+        call = await self.open(target, codec.encode_arguments(args, kwargs))
+        done = False
+        try:
+            await self.send_requests(target, call, requests)
+            result = await call.stream.wait_end()
+            done = True
+        except StatusError as error:
+            raise self.explain(error, target, call.peer) from None
+        finally:
+            self.close(call, done=done)
+        return codec.decode_result(result)
+
+    async def send_requests(self, target: Target, call: OpenCall[P], requests: AsyncIterable[object]) -> None:
+        """Send a stream of requests, until it ends or the server has answered. A checkpoint if it waits.
+
+        An error of the requests ends the call, at the server with its status and here as it is.
+        """
+        stream = call.stream
+        with trio.CancelScope() as scope:
+            stream.on_end = scope.cancel
+            if stream.has_ended:
+                scope.cancel()
+            try:
+                await send_values(stream, requests, target.codec.encode_request)
+            except StatusError as error:
+                stream.send_error(error)
+                raise
+            except Exception as error:
+                stream.send_error(Internal(f"the stream of requests failed with {type(error).__name__}"))
+                raise
+            stream.send_end()
+        stream.on_end = None
+
+    # --- what both need
+
+    @staticmethod
+    def _deadline() -> float:
+        return min(trio.current_effective_deadline(), inherited_deadline())
+
+    async def _found(self, target: Target) -> P:
+        try:
+            return await self._wait_for_peer(target)
+        except RpcNetError:
+            self._failures += 1
+            raise
+
+    def _method(self, session: ClientSession, target: Target) -> MethodEntry:
+        method = session.method(target.name)
+        if target.idempotent is None:
+            self._idempotent[target.name] = method.idempotent
+        shape = target.shape
+        if method.shape is not shape:
+            raise Unimplemented(
+                f"{target.full_name} is {method.shape.value} at {session.peer_name}, but {shape.value} here",
+                never_ran=True,
+            )
+        return method
+
+    async def _repeat(
+        self, target: Target, peer: P, error: StatusError, deadline: float, attempt: Callable[[P], Awaitable[T]]
+    ) -> T:
+        """Follow a failed attempt by others, as far as the policy goes, or raise what it ended with."""
+        state = RetryState(self._retry, self._budget)
+        while True:
+            state.avoid(peer.id)
+            if isinstance(error, DeadlineExceeded) and trio.current_time() >= deadline:
+                await trio.lowlevel.checkpoint()  # if it was the caller's own deadline, this is where it strikes
+            idempotent = target.idempotent
+            if idempotent is None:
+                idempotent = self._idempotent.get(target.name, False)
+            now = trio.current_time()
+            delay = state.on_failure(error, idempotent=idempotent, rng=self._rng, now=now, deadline=deadline)
+            chosen = None
+            if delay is not None:
+                await trio.sleep(delay)
+                chosen = self._select(target, state)
+            if chosen is None:
+                self._failures += 1
+                raise self.explain(error, target, peer) from None
+            self._retries += 1
+            peer = chosen
+            try:
+                return await attempt(peer)
+            except StatusError as next_error:
+                error = next_error
+            except RpcNetError:
+                self._failures += 1
+                raise
+
+    def explain(self, error: StatusError, target: Target, peer: P) -> StatusError:
+        """Return what the caller gets: with the node that was called in front of the chain, and as itself."""
+        fields = error.wire_fields
+        known = None if fields is None else target.codec.decode_application_error(*fields)
+        answer = known or error
+        if fields is not None and not isinstance(error, ApplicationError):
+            error.wire_fields = None
+        answer.call_id = error.call_id
+        if not error.never_ran:
+            answer.hops = (Hop(peer.name or peer.address, target.full_name, error.call_id), *error.hops)
+        if error.remote_traceback is not None:
+            answer.remote_traceback = error.remote_traceback
+            answer.add_note(f"Traceback on {peer.name or peer.address}:\n{error.remote_traceback}")
+        return answer

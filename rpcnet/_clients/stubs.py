@@ -1,0 +1,68 @@
+"""Stubs: an object with a service's methods, each of which makes a call."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from rpcnet._core.values import MethodCodec, compile_service
+from rpcnet.config import RpcConfig
+from rpcnet.service import Shape, definition_of
+
+from .caller import Caller, Target
+from .streams import StreamCall
+
+__all__ = ["Stub", "TargetMaker", "make_stub"]
+
+
+class TargetMaker(Protocol):
+    """Makes the target of one method: everything but what the method itself says is the stub's."""
+
+    def __call__(self, *, name: tuple[str, str], codec: MethodCodec, shape: Shape, idempotent: bool) -> Target:
+        """Return the target."""
+
+
+class Stub:
+    """A typed proxy of a service; it has the service's methods and nothing else."""
+
+    def __init__(self, service: str, methods: Mapping[str, object]) -> None:
+        self.__dict__.update(methods)
+        self.__service = service
+
+    def __repr__(self) -> str:
+        """Return the service's name."""
+        return f"<rpcnet stub of {self.__service}>"
+
+
+def make_stub(caller: Caller[Any], service: Callable[..., Any], config: RpcConfig, make_target: TargetMaker) -> Stub:
+    """Return a stub whose methods call through ``caller``.
+
+    Raises:
+        ConfigError: the class is no service.
+    """
+    definition = definition_of(service)
+    codecs = compile_service(definition, max_depth=config.max_depth, max_bytes=config.max_message_bytes)
+    methods: dict[str, object] = {}
+    for method in definition.methods.values():
+        target = make_target(
+            name=(definition.name, method.name),
+            codec=codecs[method.name],
+            shape=method.shape,
+            idempotent=method.idempotent,
+        )
+        methods[method.name] = caller_of(caller, target)
+    return Stub(definition.name, methods)
+
+
+def caller_of(caller: Caller[Any], target: Target) -> Callable[..., Any]:
+    """Return the function that makes a call of the target's shape."""
+    if target.shape is Shape.UNARY:
+        return functools.partial(caller.call, target)
+    if target.shape is Shape.CLIENT_STREAMING:
+        return functools.partial(caller.send_all, target)
+
+    def stream(*args: object, **kwargs: object) -> StreamCall[Any]:
+        return StreamCall(caller, target, args, kwargs)
+
+    return stream
