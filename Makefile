@@ -25,7 +25,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed-bench
-	$(BIN)/python benchmarks/unary.py --peers grpc $(ARGS)
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 $(VENV)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "rpcnet needs Python 3.11 or newer on the PATH"; exit 1; }

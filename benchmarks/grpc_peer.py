@@ -1,165 +1,139 @@
-"""The grpc.aio side of the benchmark: the same echo, over TLS with certificates made for the session.
+"""grpc.aio over TLS.
 
-Needs grpcio (``pip install 'rpcnet[bench]'``). Handlers are generic and pass bytes through, so no stubs are generated
-and no time is spent on protobuf: what is measured is grpc's own cost. Both sides authenticate with certificates, as in
-rpcnet.
+Handlers are generic and pass bytes through, so no stubs are generated and no time is spent on protobuf: what is
+measured is grpc's own cost.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import datetime as dt
-import ipaddress
-import json
-import math
 import struct
-import time
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-import attrs
 import grpc
 import grpc.aio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from measure import PAYLOAD_BYTES, Load, Meter, Usage, usage
+from measure import Usage, usage
+from peering import AsyncioLoop, Gate, Loop, Settings, check, messages
+from program import announce, main
 
-WARM_UP_SECONDS = 1.0
-_USAGE = struct.Struct("!dQ")
+_PAIR = struct.Struct("!QQ")
+_MOST_WAITING = 1 << 16
+"""A server refuses calls at random once a thousand wait, unless told otherwise."""
 
 
-def make_certificates(directory: Path) -> None:
-    """Write an authority's certificate and a key with certificate for each side, good for a day."""
-    authority = ec.generate_private_key(ec.SECP256R1())
-    root = _certificate("benchmark authority", authority, "benchmark authority", authority, is_authority=True)
-    _write(directory / "ca.pem", root)
-    for side in ("server", "client"):
-        key = ec.generate_private_key(ec.SECP256R1())
-        _write(directory / f"{side}.pem", _certificate(side, key, "benchmark authority", authority, is_authority=False))
-        (directory / f"{side}.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
+class GrpcClient:
+    """One channel."""
+
+    def __init__(self, channel: Any) -> None:
+        self._echo = channel.unary_unary("/bench.Echo/Echo")
+        self._usage = channel.unary_unary("/bench.Echo/Usage")
+        self._hold = channel.unary_unary("/bench.Echo/Hold")
+        self._count = channel.unary_stream("/bench.Echo/Count")
+        self._total = channel.stream_unary("/bench.Echo/Total")
+        self._echo_all = channel.stream_stream("/bench.Echo/EchoAll")
+
+    async def echo(self, data: bytes) -> bytes:
+        """Return what the server gave back."""
+        answer: bytes = await self._echo(data)
+        return answer
+
+    async def usage(self) -> Usage:
+        """Return what the server's process has used so far."""
+        return Usage.unpack(await self._usage(b""))
+
+    async def hold(self, number: int, everybody: int) -> int:
+        """Return the number, once everybody is there."""
+        return int.from_bytes(await self._hold(_PAIR.pack(number, everybody)), "big")
+
+    @asynccontextmanager
+    async def count(self, count: int, size: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Return messages of the server."""
+        yield aiter(self._count(_PAIR.pack(count, size)))
+
+    async def total(self, chunks: AsyncIterator[bytes]) -> int:
+        """Return how many messages the server got."""
+        return int.from_bytes(await self._total(chunks), "big")
+
+    @asynccontextmanager
+    async def echo_all(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Return what the server gave back."""
+        yield aiter(self._echo_all(chunks))
+
+
+class GrpcPeer:
+    """grpc.aio on both sides."""
+
+    def __init__(self, settings: Settings, loop: Loop) -> None:
+        self._settings = settings
+        self._gate = Gate(loop.event)
+        self._files = {path.name: path.read_bytes() for path in settings.directory.iterdir()}
+
+    async def serve(self) -> None:
+        """Serve until killed."""
+        files = self._files
+        limits = ("grpc.server.max_pending_requests", "grpc.server.max_pending_requests_hard_limit")
+        server = grpc.aio.server(options=[(limit, _MOST_WAITING) for limit in limits])
+        handlers = {
+            "Echo": grpc.unary_unary_rpc_method_handler(self._echo),
+            "Usage": grpc.unary_unary_rpc_method_handler(self._usage),
+            "Hold": grpc.unary_unary_rpc_method_handler(self._hold),
+            "Count": grpc.unary_stream_rpc_method_handler(self._count),
+            "Total": grpc.stream_unary_rpc_method_handler(self._total),
+            "EchoAll": grpc.stream_stream_rpc_method_handler(self._echo_all),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", handlers),))
+        credentials = grpc.ssl_server_credentials(
+            [(files["server.key"], files["server.pem"])],
+            root_certificates=files["ca.pem"],
+            require_client_auth=True,
         )
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+        await server.start()
+        announce(f"127.0.0.1:{port}")
+        await server.wait_for_termination()
 
+    def connect(self, *, resume: bool = False) -> AbstractAsyncContextManager[GrpcClient]:
+        """Open a channel that shares its connection with no other."""
+        return self._connect()
 
-def _certificate(
-    subject: str,
-    key: ec.EllipticCurvePrivateKey,
-    issuer: str,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    *,
-    is_authority: bool,
-) -> x509.Certificate:
-    now = dt.datetime.now(dt.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(issuer_key, hashes.SHA256())
-    )
+    @asynccontextmanager
+    async def _connect(self) -> AsyncIterator[GrpcClient]:
+        files = self._files
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=files["ca.pem"], private_key=files["client.key"], certificate_chain=files["client.pem"]
+        )
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.secure_channel(self._settings.address, credentials, options=options) as channel:
+            yield GrpcClient(channel)
 
+    async def _echo(self, request: bytes, _context: Any) -> bytes:
+        return request
 
-def _write(path: Path, certificate: x509.Certificate) -> None:
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    async def _usage(self, _request: bytes, _context: Any) -> bytes:
+        return usage().pack()
 
+    async def _hold(self, request: bytes, _context: Any) -> bytes:
+        number, everybody = _PAIR.unpack(request)
+        await self._gate.pass_through(everybody)
+        return int(number).to_bytes(8, "big")
 
-async def _echo(request: bytes, _context: Any) -> bytes:
-    return request
+    async def _count(self, request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        count, size = _PAIR.unpack(request)
+        async for chunk in messages(count, size):
+            yield chunk
 
+    async def _total(self, chunks: AsyncIterator[bytes], _context: Any) -> bytes:
+        number = 0
+        async for chunk in chunks:
+            check(number, chunk)
+            number += 1
+        return number.to_bytes(8, "big")
 
-async def _usage(_request: bytes, _context: Any) -> bytes:
-    used = usage()
-    return _USAGE.pack(used.cpu_seconds, used.rss_bytes)
-
-
-async def serve(directory: Path) -> None:
-    """Serve until killed."""
-    server = grpc.aio.server()
-    handlers = {
-        "Echo": grpc.unary_unary_rpc_method_handler(_echo),
-        "Usage": grpc.unary_unary_rpc_method_handler(_usage),
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", handlers),))
-    credentials = grpc.ssl_server_credentials(
-        [((directory / "server.key").read_bytes(), (directory / "server.pem").read_bytes())],
-        root_certificates=(directory / "ca.pem").read_bytes(),
-        require_client_auth=True,
-    )
-    port = server.add_secure_port("127.0.0.1:0", credentials)
-    await server.start()
-    print(json.dumps({"address": f"127.0.0.1:{port}"}), flush=True)
-    await server.wait_for_termination()
-
-
-async def load(address: str, in_flight: int, seconds: float, directory: Path) -> Load:
-    """Keep calls in flight for some time, after a warm-up, and measure."""
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=(directory / "ca.pem").read_bytes(),
-        private_key=(directory / "client.key").read_bytes(),
-        certificate_chain=(directory / "client.pem").read_bytes(),
-    )
-    async with grpc.aio.secure_channel(address, credentials) as channel:
-        await channel.channel_ready()
-        return await _measure(channel.unary_unary("/bench.Echo/Echo"), channel, in_flight, seconds)
-
-
-async def _measure(echo: Any, channel: Any, in_flight: int, seconds: float) -> Load:
-    meter = Meter()
-    end = math.inf
-
-    async def server_usage() -> Usage:
-        return Usage(*_USAGE.unpack(await channel.unary_unary("/bench.Echo/Usage")(b"")))
-
-    async def caller(number: int) -> None:
-        filler = number.to_bytes(PAYLOAD_BYTES - 8, "big")
-        count = 0
-        while (began := time.perf_counter()) < end:
-            count += 1
-            data = count.to_bytes(8, "big") + filler
-            if await echo(data) != data:
-                raise AssertionError("the answer is not what was sent")
-            meter.durations.append(time.perf_counter() - began)
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(in_flight):
-            group.create_task(caller(number))
-        await asyncio.sleep(WARM_UP_SECONDS)
-        meter.start(await server_usage())
-        await asyncio.sleep(seconds)
-        meter.stop()
-        measured = meter.load(in_flight, await server_usage())
-        end = 0.0
-    return measured
-
-
-def main() -> None:
-    """Make certificates, serve or load, as the arguments say."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role", choices=["certificates", "serve", "load"])
-    parser.add_argument("--directory", required=True, type=Path)
-    parser.add_argument("--address", default="")
-    parser.add_argument("--in-flight", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    options = parser.parse_args()
-    if options.role == "certificates":
-        make_certificates(options.directory)
-    elif options.role == "serve":
-        asyncio.run(serve(options.directory))
-    else:
-        measured = asyncio.run(load(options.address, options.in_flight, options.seconds, options.directory))
-        print(json.dumps(attrs.asdict(measured)), flush=True)
+    async def _echo_all(self, chunks: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
+        async for chunk in chunks:
+            yield chunk
 
 
 if __name__ == "__main__":
-    main()
+    main(GrpcPeer, AsyncioLoop(), __doc__)

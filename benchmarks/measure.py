@@ -11,17 +11,19 @@ import os
 import platform
 import resource
 import statistics
+import struct
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import attrs
 
-__all__ = ["Load", "Meter", "Usage", "machine", "median_load", "quantile", "steal", "usage", "versions"]
+__all__ = ["Load", "Meter", "Side", "Usage", "machine", "median_load", "quantile", "steal", "usage", "versions"]
 
-PAYLOAD_BYTES = 64
+_USAGE = struct.Struct("!dQQ")
 
 
 @attrs.frozen
@@ -32,56 +34,77 @@ class Usage:
     """Processor time, user and system, of all threads."""
     rss_bytes: int
     """Resident memory now."""
+    heap_bytes: int
+    """What tracemalloc counts now; 0 where it is off."""
+
+    def pack(self) -> bytes:
+        """Return the figures as bytes, for peers that carry only these."""
+        return _USAGE.pack(self.cpu_seconds, self.rss_bytes, self.heap_bytes)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Usage:
+        """Return the figures that :meth:`pack` made bytes of."""
+        return cls(*_USAGE.unpack(data))
+
+
+@attrs.frozen
+class Side:
+    """What one of the two processes used within the measured time."""
+
+    cpu_seconds: float
+    """Processor time."""
+    rss_bytes: int
+    """Resident memory at the end."""
+    rss_growth: int
+    """Resident memory at the end, less that at the beginning."""
+    heap_growth: int
+    """The same of what tracemalloc counts; 0 where it is off."""
+
+    @classmethod
+    def between(cls, before: Usage, after: Usage) -> Side:
+        """Return what was used between two moments."""
+        return cls(
+            after.cpu_seconds - before.cpu_seconds,
+            after.rss_bytes,
+            after.rss_bytes - before.rss_bytes,
+            after.heap_bytes - before.heap_bytes,
+        )
 
 
 @attrs.frozen
 class Load:
     """What one load measured."""
 
-    in_flight: int
-    """Calls kept in flight."""
-    calls: int
-    """Calls answered, rightly, within the measured time."""
+    count: int
+    """Calls answered, messages delivered or connections opened, rightly, within the measured time."""
     seconds: float
     """The measured time."""
-    p50: float
-    """Median seconds of one call."""
-    p99: float
-    """Seconds within which 99 of 100 calls were answered."""
-    client_cpu: float
-    """Processor seconds of the client's process."""
-    server_cpu: float
-    """Processor seconds of the server's process."""
-    client_rss: int
-    """Resident bytes of the client's process afterwards."""
-    server_rss: int
-    """Resident bytes of the server's process afterwards."""
+    p50: float | None
+    """Median seconds of one call or connection; None where single ones are not timed."""
+    p99: float | None
+    """Seconds within which 99 of 100 were done."""
+    client: Side
+    """The client's process."""
+    server: Side
+    """The server's process."""
 
     @property
     def rate(self) -> float:
-        """Calls per second."""
-        return self.calls / self.seconds
-
-    @property
-    def client_cpu_per_call(self) -> float:
-        """Processor seconds of the client per call."""
-        return self.client_cpu / self.calls
-
-    @property
-    def server_cpu_per_call(self) -> float:
-        """Processor seconds of the server per call."""
-        return self.server_cpu / self.calls
+        """How many per second."""
+        return self.count / self.seconds
 
 
 @attrs.define(eq=False)
 class Meter:
-    """Counts calls and their durations between :meth:`start` and :meth:`stop`; outside of that it ignores them."""
+    """Counts what is done between :meth:`start` and :meth:`stop`; what is timed before is forgotten."""
 
     durations: list[float] = attrs.field(factory=list)
-    """Seconds of each measured call."""
+    """Seconds of each call or connection that is timed."""
+    count: int = 0
+    """What is done without being timed."""
     _began: float = 0.0
     _seconds: float = 0.0
-    _count: int = 0
+    _timed: int = 0
     _before: tuple[Usage, Usage] | None = None
     _after: Usage | None = None
 
@@ -91,34 +114,36 @@ class Meter:
         self._before = (usage(), server)
         self._began = time.perf_counter()
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return time.perf_counter() - self._began
+
     def stop(self) -> None:
         """End the measured time."""
-        self._seconds = time.perf_counter() - self._began
-        self._count = len(self.durations)
+        self._seconds = self.elapsed
+        self._timed = len(self.durations)
         self._after = usage()
 
-    def load(self, in_flight: int, server: Usage) -> Load:
+    def load(self, server: Usage) -> Load:
         """Return what was measured, given what the server had used when it was stopped."""
         if self._before is None or self._after is None:
             raise RuntimeError("start() and stop() come first")
         client_before, server_before = self._before
-        ordered = sorted(self.durations[: self._count])
+        ordered = sorted(self.durations[: self._timed])
         return Load(
-            in_flight,
-            len(ordered),
+            self.count + len(ordered),
             self._seconds,
             quantile(ordered, 0.5),
             quantile(ordered, 0.99),
-            self._after.cpu_seconds - client_before.cpu_seconds,
-            server.cpu_seconds - server_before.cpu_seconds,
-            self._after.rss_bytes,
-            server.rss_bytes,
+            Side.between(client_before, self._after),
+            Side.between(server_before, server),
         )
 
 
 def usage() -> Usage:
     """Return what this process has used so far."""
-    return Usage(time.process_time(), _rss_bytes())
+    return Usage(time.process_time(), _rss_bytes(), tracemalloc.get_traced_memory()[0])
 
 
 def _rss_bytes() -> int:
@@ -128,9 +153,9 @@ def _rss_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def quantile(ordered: Sequence[float], fraction: float) -> float:
-    """Return the nearest-rank quantile of values in ascending order; NaN of none."""
-    return ordered[min(int(len(ordered) * fraction), len(ordered) - 1)] if ordered else float("nan")
+def quantile(ordered: Sequence[float], fraction: float) -> float | None:
+    """Return the nearest-rank quantile of values in ascending order; None of none."""
+    return ordered[min(int(len(ordered) * fraction), len(ordered) - 1)] if ordered else None
 
 
 def median_load(rounds: Sequence[Load]) -> Load:
@@ -139,16 +164,25 @@ def median_load(rounds: Sequence[Load]) -> Load:
     def median(figure: Callable[[Load], float]) -> float:
         return statistics.median(figure(load) for load in rounds)
 
+    def middle(figure: Callable[[Load], float | None]) -> float | None:
+        known = [value for load in rounds if (value := figure(load)) is not None]
+        return statistics.median(known) if known else None
+
+    def side(which: Callable[[Load], Side]) -> Side:
+        return Side(
+            median(lambda load: which(load).cpu_seconds),
+            round(median(lambda load: which(load).rss_bytes)),
+            round(median(lambda load: which(load).rss_growth)),
+            round(median(lambda load: which(load).heap_growth)),
+        )
+
     return Load(
-        rounds[0].in_flight,
-        round(median(lambda load: load.calls)),
+        round(median(lambda load: load.count)),
         median(lambda load: load.seconds),
-        median(lambda load: load.p50),
-        median(lambda load: load.p99),
-        median(lambda load: load.client_cpu),
-        median(lambda load: load.server_cpu),
-        round(median(lambda load: load.client_rss)),
-        round(median(lambda load: load.server_rss)),
+        middle(lambda load: load.p50),
+        middle(lambda load: load.p99),
+        side(lambda load: load.client),
+        side(lambda load: load.server),
     )
 
 

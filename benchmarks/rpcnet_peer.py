@@ -1,28 +1,50 @@
-"""The rpcnet side of the benchmark: an echo server, and a load on it. Started by ``unary.py``.
-
-Each prints JSON lines: the server its address once it is ready, the load what it measured.
-"""
+"""rpcnet, through its public API: a typed method, deadlines and authentication as they come."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 import os
-import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeVar
 
-import attrs
 import trio
-from measure import PAYLOAD_BYTES, Load, Meter, Usage, usage
+from measure import Usage, usage
+from peering import Event, Gate, Loop, Settings, check, messages
+from program import announce, main
 
 import rpcnet
 
-WARM_UP_SECONDS = 1.0
+T = TypeVar("T")
+
+
+class TrioLoop:
+    """Trio as a :class:`Loop`."""
+
+    def run(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Run it to its end."""
+        return trio.run(function)
+
+    def event(self) -> Event:
+        """Return a new event."""
+        return trio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await trio.sleep(seconds)
+
+    async def together(self, functions: Sequence[Callable[[], Awaitable[None]]]) -> None:
+        """Run all at the same time, until all have ended."""
+        async with trio.open_nursery() as nursery:
+            for function in functions:
+                nursery.start_soon(function)
 
 
 @rpcnet.service
 class Echo:
     """Gives back what it gets."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
 
     @rpcnet.rpc(idempotent=True)
     async def echo(self, data: bytes) -> bytes:
@@ -34,78 +56,70 @@ class Echo:
         """Return what the server's process has used so far."""
         return usage()
 
+    @rpcnet.rpc
+    async def hold(self, number: int, everybody: int) -> int:
+        """Return the number, once everybody is there."""
+        await self._gate.pass_through(everybody)
+        return number
 
-def security() -> rpcnet.Security:
-    """Return the security of the session; the secret is made anew by ``unary.py``."""
-    return rpcnet.Security.shared_secret(os.environ["RPCNET_SECRET"], cluster="benchmark")
+    @rpcnet.rpc
+    async def count(self, count: int, size: int) -> AsyncIterator[bytes]:
+        """Yield messages."""
+        async for chunk in messages(count, size):
+            yield chunk
+
+    @rpcnet.rpc
+    async def total(self, chunks: AsyncIterator[bytes]) -> int:
+        """Return how many messages came."""
+        number = 0
+        async for chunk in chunks:
+            check(number, chunk)
+            number += 1
+        return number
+
+    @rpcnet.rpc
+    async def echo_all(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Yield what comes."""
+        async for chunk in chunks:
+            yield chunk
 
 
-async def serve() -> None:
-    """Serve until killed."""
-    async with rpcnet.Node("server", services=[Echo()], security=security()) as node:
-        print(json.dumps({"address": node.address}), flush=True)
-        await trio.sleep_forever()
+class RpcnetPeer:
+    """rpcnet on both sides.
 
-
-async def load(address: str, in_flight: int, seconds: float, through: str) -> Load:
-    """Keep calls in flight for some time, after a warm-up, and measure.
-
-    Args:
-        address: the server's.
-        in_flight: how many calls at a time.
-        seconds: how long to measure.
-        through: "client" for a ``ClusterClient`` with least connections, "pinned" for a stub of the one node.
+    The variant says what a call goes through: ``client`` is a ``ClusterClient`` with least connections, ``pinned`` a
+    stub of the server's node.
     """
-    async with rpcnet.Node("client", seeds=[address], security=security()) as node:
-        await node.registry.wait_for(2)
-        if through == "client":
-            echo = rpcnet.ClusterClient(node, balancing=rpcnet.LeastConnections()).stub(Echo)
-        else:
-            echo = node.stub(Echo, node="server")
-        return await _measure(echo, in_flight, seconds)
 
+    def __init__(self, settings: Settings, loop: Loop) -> None:
+        self._settings = settings
+        self._gate = Gate(loop.event)
+        self._security = rpcnet.Security.shared_secret(os.environ["RPCNET_SECRET"], cluster="benchmark")
+        in_flight = max(settings.in_flight, 1024)
+        limits = rpcnet.RpcConfig(max_calls_per_connection=in_flight, max_running_handlers=max(in_flight, 10_000))
+        self._config = rpcnet.NodeConfig(rpc=limits)
 
-async def _measure(echo: Echo, in_flight: int, seconds: float) -> Load:
-    meter = Meter()
-    end = math.inf
+    async def serve(self) -> None:
+        """Serve until killed."""
+        services = [Echo(self._gate)]
+        async with rpcnet.Node("server", services=services, security=self._security, config=self._config) as node:
+            announce(node.address)
+            await trio.sleep_forever()
 
-    async def caller(number: int) -> None:
-        filler = number.to_bytes(PAYLOAD_BYTES - 8, "big")
-        count = 0
-        while (began := time.perf_counter()) < end:
-            count += 1
-            data = count.to_bytes(8, "big") + filler
-            if await echo.echo(data) != data:
-                raise AssertionError("the answer is not what was sent")
-            meter.durations.append(time.perf_counter() - began)
+    def connect(self, *, resume: bool = False) -> AbstractAsyncContextManager[Echo]:
+        """Open a connection."""
+        return self._connect()
 
-    async with trio.open_nursery() as nursery:
-        for number in range(in_flight):
-            nursery.start_soon(caller, number)
-        await trio.sleep(WARM_UP_SECONDS)
-        meter.start(await echo.usage())
-        await trio.sleep(seconds)
-        meter.stop()
-        measured = meter.load(in_flight, await echo.usage())
-        end = 0.0
-    return measured
-
-
-def main() -> None:
-    """Serve or load, as the arguments say."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role", choices=["serve", "load"])
-    parser.add_argument("--address", default="")
-    parser.add_argument("--in-flight", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--through", choices=["client", "pinned"], default="client")
-    options = parser.parse_args()
-    if options.role == "serve":
-        trio.run(serve)
-    else:
-        measured = trio.run(load, options.address, options.in_flight, options.seconds, options.through)
-        print(json.dumps(attrs.asdict(measured)), flush=True)
+    @asynccontextmanager
+    async def _connect(self) -> AsyncIterator[Echo]:
+        seeds = [self._settings.address]
+        async with rpcnet.Node("client", seeds=seeds, security=self._security, config=self._config) as node:
+            await node.registry.wait_for(2)
+            if self._settings.variant == "client":
+                yield rpcnet.ClusterClient(node, balancing=rpcnet.LeastConnections()).stub(Echo)
+            else:
+                yield node.stub(Echo, node="server")
 
 
 if __name__ == "__main__":
-    main()
+    main(RpcnetPeer, TrioLoop(), __doc__)
