@@ -104,7 +104,7 @@ class StatusError(RpcNetError):
     """
 
     status: ClassVar[Status] = Status.UNKNOWN
-    wire_fields: tuple[str, object] | None = None
+    wire_fields: tuple[str, bytes] | None = None
     """Name and packed fields of a declared error, on the way between the wire and the contract that knows it."""
 
     def __init__(

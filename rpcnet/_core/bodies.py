@@ -85,7 +85,7 @@ def decode_error(status: int, body: bytes, *, never_ran: bool) -> StatusError:
         case {"hops": list() as hops}:
             error.hops = tuple(_decode_hop(hop) for hop in hops[:_MAX_HOPS])
     match more:
-        case {"app": [str() as name, fields]}:
+        case {"app": [str() as name, bytes() as fields]}:
             error.wire_fields = (name, fields)
     match more:
         case {"tb": str() as text}:

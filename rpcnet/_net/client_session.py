@@ -414,7 +414,7 @@ class ClientSession(Session):
                 waiter.fail(error)
         else:
             raise refuse_unexpected(frame, stream.kind.name.lower())
-        if stream.channel is not None:
+        if stream.channel is not None and not stream.channel.is_over:
             self.write_last(stream_id, b"")
         if self._slots:
             self._free_slot()
