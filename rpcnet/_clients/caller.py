@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Awaitable, Callable
 from random import Random
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 import trio
@@ -234,11 +234,12 @@ class Caller(ABC, Generic[P]):
     async def send_all(self, target: Target, /, *args: object, **kwargs: object) -> object:
         """Call a method that takes a stream of requests and returns one result."""
         codec = target.codec
-        args, kwargs, requests = codec.split_requests(args, kwargs)
-        call = await self.open(target, codec.encode_arguments(args, kwargs))
+        args, rest, requests = codec.split_requests(args, kwargs)
+        call = await self.open(target, codec.encode_arguments(args, rest))
         done = False
         try:
-            await self.send_requests(target, call, requests)
+            if requests is not None:
+                await self.send_requests(target, call, requests)
             result = await call.stream.wait_end()
             done = True
         except StatusError as error:
@@ -247,7 +248,7 @@ class Caller(ABC, Generic[P]):
             self.close(call, done=done)
         return codec.decode_result(result)
 
-    async def send_requests(self, target: Target, call: OpenCall[P], requests: AsyncIterable[object]) -> None:
+    async def send_requests(self, target: Target, call: OpenCall[P], requests: AsyncIterable[Any]) -> None:
         """Send a stream of requests, until it ends or the server has answered. A checkpoint if it waits.
 
         An error of the requests ends the call, at the server with its status and here as it is.

@@ -9,10 +9,10 @@ The rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import trio
 
@@ -68,7 +68,7 @@ class StreamCall(AbstractAsyncContextManager[AsyncIterator[T]]):
             self._manager = trio.open_nursery()
             self._nursery = await self._manager.__aenter__()
             self._nursery.start_soon(self._send, call, requests, name=f"requests of {self._target.full_name}")
-        return ReceivedValues(call.stream, codec.decode_result, self._explain)
+        return ReceivedValues(call.stream, cast("Callable[[bytes], T]", codec.decode_result), self._explain)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
