@@ -17,6 +17,8 @@ from .errors import ConfigError
 
 __all__ = ["DetectorConfig", "GossipConfig", "NodeConfig", "RpcConfig", "SupervisionConfig"]
 
+_LEAST_HANDSHAKE_BYTES = 32 << 10
+
 
 def _is_bool(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, bool):
@@ -89,7 +91,23 @@ class RpcConfig:
     max_connections: int = attrs.field(default=4096, validator=_between(1, 1_000_000))
     """Connections that others may open to this node."""
     max_unauthenticated: int = attrs.field(default=256, validator=_between(1, 1_000_000))
-    """Connections in mid-handshake; the newest is refused beyond that."""
+    """Connections in mid-handshake; the newest is refused beyond that.
+
+    A quarter of them may come from addresses that nobody has proved to be the sender's. Beyond that, newcomers are sent
+    a token first, which costs them a round trip. One address may have a quarter as well.
+    """
+    max_unauthenticated_bytes: int = attrs.field(default=16 << 20, validator=_between(65536, 1 << 40))
+    """Bytes of datagrams that connections in mid-handshake may make this node hold, in equal shares.
+
+    Must be at least 32 KiB times ``max_unauthenticated``.
+    """
+    max_connections_per_address: int = attrs.field(default=1024, validator=_between(1, 1_000_000))
+    """Connections that others may open to this node from one IP address, or from one /64 of IPv6."""
+    max_handshakes_per_second: float = attrs.field(default=300.0, validator=_between(1, 1_000_000))
+    """Handshakes that may begin per second from one address; beyond that it is sent a token, then it is refused.
+
+    A handshake costs about 1.5 ms of a core.
+    """
     send_watermark_bytes: int = attrs.field(default=4 << 20, validator=_between(65536, 1 << 30))
     """A sender waits while more than this is unacknowledged on one connection."""
     stream_window_bytes: int = attrs.field(default=256 << 10, validator=_between(1024, 1 << 30))
@@ -167,6 +185,11 @@ class NodeConfig:
             raise ConfigError(
                 f"DetectorConfig.pause_tolerance = {self.detector.pause_tolerance}: must not be below "
                 f"probe_interval = {self.detector.probe_interval}"
+            )
+        if self.rpc.max_unauthenticated_bytes < _LEAST_HANDSHAKE_BYTES * self.rpc.max_unauthenticated:
+            raise ConfigError(
+                f"RpcConfig.max_unauthenticated_bytes = {self.rpc.max_unauthenticated_bytes}: must be at least "
+                f"{_LEAST_HANDSHAKE_BYTES} times max_unauthenticated = {self.rpc.max_unauthenticated}"
             )
         if self.rpc.lane_limit_bytes > self.rpc.max_message_bytes:
             raise ConfigError(

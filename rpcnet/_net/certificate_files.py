@@ -245,7 +245,7 @@ def _gossip_key(text: bytes, where: str) -> GossipKey:
     return GossipKey(hashlib.blake2b(secret, digest_size=1, person=b"rpcnet key id").digest()[0], secret)
 
 
-def path_of(value: str | os.PathLike[str], field: str) -> Path:
+def path_of(value: object, field: str) -> Path:
     """Return a setting as a path.
 
     Raises:

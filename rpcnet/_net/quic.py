@@ -10,29 +10,29 @@ The rules of this file:
   error of the engine ends the one link it happened to.
 * Every link ends with exactly one ``link_closed``. After a close of our own, the last datagram is repeated for a while
   to a peer that goes on sending (RFC 9000, 10.2.1), because it may be lost like any other.
-* Timers wait in one heap with a few entries per link; a link is asked for its timer only when no earlier one is due
-  within a millisecond.
+* A link is asked for its timer only when no earlier one is due within a millisecond.
+* What arrives before a handshake is complete, with a ticket, goes to handlers that know what that means. For others it
+  waits until the handshake is complete, which nobody can achieve by playing back what he recorded.
 """
 
 from __future__ import annotations
 
-import heapq
 import ipaddress
-import itertools
 import logging
 import time
 from collections.abc import Callable
 
-import attrs
 import trio
 
 from rpcnet.config import RpcConfig
 
 from .addresses import Address, format_address
-from .identity import Credentials, Security
+from .identity import Security
 from .ports import SAFE_DATAGRAM_BYTES, DatagramPort
+from .quic_admission import Admission, Verdict
 from .quic_close import (
     CLOSE_HANDSHAKE_TIMEOUT,
+    CLOSE_TOO_MANY,
     CLOSE_UNAUTHENTICATED,
     CloseKind,
     LinkClosed,
@@ -42,23 +42,29 @@ from .quic_close import (
 from .quic_engine import (
     CID_BYTES,
     VERSION,
-    Configuration,
     ConnectionIdRetired,
     Ended,
     Engine,
     HandshakeCompleted,
+    RetryTokens,
+    SessionTicket,
     StopSendingReceived,
     StreamDataReceived,
     StreamReset,
-    configure,
     version_negotiation,
+    with_ticket,
 )
-from .quic_link import NEVER, LinkHandler, LinkStatistics, QuicLink, StreamsExhausted
+from .quic_identity import DialKey, EndpointIdentity
+from .quic_link import NEVER, EarlyLinkHandler, LinkHandler, LinkStatistics, QuicLink, StreamsExhausted
+from .quic_statistics import EndpointCounters, EndpointStatistics
+from .quic_timers import LinkTimers
 
 __all__ = [
     "CLOSE_HANDSHAKE_TIMEOUT",
+    "CLOSE_TOO_MANY",
     "CLOSE_UNAUTHENTICATED",
     "CloseKind",
+    "EarlyLinkHandler",
     "EndpointStatistics",
     "LinkClosed",
     "LinkHandler",
@@ -68,7 +74,6 @@ __all__ = [
     "StreamsExhausted",
 ]
 
-_WINDOW_BYTES = 8 << 20
 _SOON = 0.001
 _SHORTEST_SLEEP = 0.0001
 _GOODBYES = 8
@@ -80,36 +85,6 @@ _INTERNAL_ERROR = 0x01
 log = logging.getLogger("rpcnet.quic")
 
 
-@attrs.frozen
-class EndpointStatistics:
-    """Counters of an endpoint, and how many links it has now."""
-
-    links: int
-    """Links of both kinds, those in mid-handshake included."""
-    accepted: int
-    """Links that others opened."""
-    handshaking: int
-    """Links that others opened and that are not verified yet."""
-    established: int
-    """Handshakes that ended with a verified peer, so far."""
-    unauthenticated: int
-    """Peers that were refused because they could not be verified."""
-    handshakes_failed: int
-    """Handshakes that ended in any other way."""
-    datagrams: int
-    """Datagrams that belonged to a link."""
-    garbage: int
-    """Datagrams dropped because they are no QUIC packets of ours, or too small for what they claim to be."""
-    unknown_connection: int
-    """Datagrams dropped because their connection does not exist (any more)."""
-    unknown_version: int
-    """Datagrams answered with the QUIC version that we speak."""
-    refused: int
-    """First packets dropped because a limit on connections was reached."""
-    engine_errors: int
-    """Links lost to an error of the engine itself."""
-
-
 class QuicEndpoint:
     """Everything QUIC of one port.
 
@@ -119,6 +94,8 @@ class QuicEndpoint:
         name: this node's name.
         config: limits and timeouts.
         accept: gives the handler of a connection that another node opened, when it is verified.
+        accept_early: the same for one whose peer sends before the handshake is complete, with a ticket that says who
+            it is; None if nobody here can begin early.
         clock: the time that ``now`` arguments are taken from, for what is sent in several bursts.
         wall_clock: seconds since 1970, for the renewal of the certificate.
     """
@@ -131,35 +108,40 @@ class QuicEndpoint:
         config: RpcConfig,
         accept: Callable[[QuicLink], LinkHandler],
         *,
+        accept_early: Callable[[QuicLink], EarlyLinkHandler] | None = None,
         clock: Callable[[], float] = trio.current_time,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.on_dirty: Callable[[], None] | None = None
         """Called when the first link has something to send, so that somebody flushes."""
         self._port = port
-        self._security = security
-        self._name = name
         self._config = config
         self._accept = accept
+        self._accept_early = accept_early
         self._clock = clock
-        self._wall_clock = wall_clock
-        self._credentials: Credentials | None = None
-        self._configurations: dict[tuple[bool, int], Configuration] = {}
+        self._identity = EndpointIdentity(security, name, config, clock, wall_clock)
+        self._admission = Admission(config)
+        self._tokens = RetryTokens()
         self._links: dict[QuicLink, None] = {}
         self._routes: dict[bytes, QuicLink] = {}
         self._touched: list[QuicLink] = []
         self._dirty: list[QuicLink] = []
-        self._timers: list[tuple[float, int, QuicLink]] = []
-        self._timer_count = itertools.count()
+        self._timers = LinkTimers()
         self._is_closed = False
         self._log_at = -NEVER
-        self._accepted = self._handshaking = self._established = self._unauthenticated = self._failed = 0
-        self._datagrams = self._garbage = self._unknown_connection = self._unknown_version = self._refused = 0
-        self._engine_errors = 0
+        self._count = EndpointCounters()
 
     # --- verbs
 
-    def dial(self, address: Address, handler: LinkHandler, *, expected_name: str | None, now: float) -> QuicLink:
+    def dial(
+        self,
+        address: Address,
+        handler: LinkHandler,
+        *,
+        expected_name: str | None,
+        now: float,
+        early: EarlyLinkHandler | None = None,
+    ) -> QuicLink:
         """Open a connection; ``link_ready`` or ``link_closed`` follows, within ``connect_timeout`` at the latest.
 
         Args:
@@ -167,19 +149,32 @@ class QuicEndpoint:
             handler: hears of the connection.
             expected_name: whom the peer must prove to be; None if any node of the cluster will do.
             now: the current time.
+            early: the handler once more, if it can begin before the handshake is complete. It then hears
+                ``link_early`` before this returns, where there is a ticket of that peer that allows it.
         """
         host = str(ipaddress.ip_address(address[0]))
-        configuration = self._configuration(is_client=True, max_datagram_bytes=self._port.max_datagram_bytes(host))
+        key: DialKey = (host, address[1], expected_name)
+        max_bytes = self._port.max_datagram_bytes(host)
+        configuration = self._identity.configuration(is_client=True, max_datagram_bytes=max_bytes)
+        ticket = self._identity.ticket_for(key)
+        if ticket is not None:
+            wants_early = early is not None and self._config.early_data
+            configuration = with_ticket(configuration, ticket.session, early=wants_early)
         link = QuicLink(
-            lambda link: Engine(configuration, self._route_to(link)),
+            lambda link: Engine(configuration, self._route_to(link), keep_ticket=self._keeper(link)),
             handler,
             self._mark_dirty,
             deadline=now + self._config.connect_timeout,
             expected_name=expected_name,
         )
+        link.dial_key, link.ticket, link.early_handler = key, ticket, early
         self._links[link] = None
         link.engine.connect((host, address[1]), now)
         self._mark_dirty(link)
+        if early is not None and link.engine.can_send_early:
+            link.is_early = True
+            self._count.early += 1
+            early.link_early(link)
         return link
 
     def receive(self, data: bytes, source: Address, now: float) -> None:
@@ -188,7 +183,7 @@ class QuicEndpoint:
         if first == 0x40:  # short header
             link = self._routes.get(data[1 : 1 + CID_BYTES])
             if link is None:
-                self._unknown_connection += 1
+                self._count.unknown_connection += 1
                 return
         elif first == 0xC0 and len(data) > 6:  # long header
             link = self._routes.get(data[6 : 6 + data[5]])
@@ -196,7 +191,7 @@ class QuicEndpoint:
                 self._admit(data, source, now)
                 return
         else:
-            self._garbage += 1
+            self._count.garbage += 1
             return
         self._feed(link, data, source, now)
 
@@ -226,22 +221,15 @@ class QuicEndpoint:
 
     def next_timer(self) -> float | None:
         """Return when :meth:`on_timer` is due; None if no link waits for anything."""
-        timers = self._timers
-        while timers and timers[0][0] != timers[0][2].wake_at:
-            heapq.heappop(timers)
-        return timers[0][0] if timers else None
+        return self._timers.next()
 
     def on_timer(self, now: float) -> None:
         """Do what is due; links that have to send are left for :meth:`flush`."""
-        timers = self._timers
-        while timers and timers[0][0] <= now:
-            at, _, link = heapq.heappop(timers)
-            if at == link.wake_at:
-                link.wake_at = NEVER
-                if link.closed is None:
-                    self._wake(link, now)
-                else:
-                    self._forget(link)
+        while (link := self._timers.pop(now)) is not None:
+            if link.closed is None:
+                self._wake(link, now)
+            else:
+                self._forget(link)
         self.settle(now)
 
     def close(self, now: float, code: int, message: str) -> None:
@@ -253,27 +241,20 @@ class QuicEndpoint:
 
     def statistics(self) -> EndpointStatistics:
         """Return the counters."""
-        return EndpointStatistics(
-            links=len(self._links),
-            accepted=self._accepted,
-            handshaking=self._handshaking,
-            established=self._established,
-            unauthenticated=self._unauthenticated,
-            handshakes_failed=self._failed,
-            datagrams=self._datagrams,
-            garbage=self._garbage,
-            unknown_connection=self._unknown_connection,
-            unknown_version=self._unknown_version,
-            refused=self._refused,
-            engine_errors=self._engine_errors,
+        admission = self._admission
+        return self._count.snapshot(
+            links=len(self._links), accepted=admission.accepted, handshaking=admission.handshaking
         )
 
     # --- input
 
     def _feed(self, link: QuicLink, data: bytes, source: Address, now: float) -> None:
-        self._datagrams += 1
+        self._count.datagrams += 1
         if link.closed is not None:
             self._repeat_goodbye(link)
+            return
+        if link.proof is None and link.place is not None and not self._admission.take(link.place, data):
+            self._count.refused += 1
             return
         try:
             link.engine.receive_datagram(data, source, now)
@@ -292,37 +273,56 @@ class QuicEndpoint:
         cid = data[6 : 6 + data[5]]
         version = int.from_bytes(data[1:5], "big")
         if len(data) < SAFE_DATAGRAM_BYTES or version == 0 or len(cid) not in _FIRST_CID_BYTES:
-            self._garbage += 1
+            self._count.garbage += 1
         elif version != VERSION:
             self._answer_version(data, cid, source)
         elif data[0] & 0x30:  # not an Initial packet
-            self._unknown_connection += 1
-        elif (
-            self._is_closed
-            or self._accepted >= self._config.max_connections
-            or self._handshaking >= self._config.max_unauthenticated
-        ):
-            self._refused += 1
+            self._count.unknown_connection += 1
+        elif self._is_closed:
+            self._count.refused += 1
         else:
-            self._begin(cid, data, source, now)
+            self._judge(cid, data, source, now)
 
-    def _begin(self, cid: bytes, data: bytes, source: Address, now: float) -> None:
+    def _judge(self, cid: bytes, data: bytes, source: Address, now: float) -> None:
+        original = self._tokens.original_destination(data, source, now)
+        is_proved = original is not None
+        verdict = self._admission.judge(source, now, is_proved=is_proved)
+        if verdict is Verdict.ADMIT:
+            self._begin(cid, data, source, now, original)
+        elif verdict is Verdict.RETRY:
+            answer = self._tokens.retry(data, source, now)
+            if answer is None:
+                self._count.garbage += 1
+            else:
+                self._count.retried += 1
+                self._port.send([(answer, source)])
+        else:
+            self._count.refused += 1
+
+    def _begin(self, cid: bytes, data: bytes, source: Address, now: float, original: bytes | None) -> None:
         max_bytes = self._port.max_datagram_bytes(source[0])
-        configuration = self._configuration(is_client=False, max_datagram_bytes=max_bytes)
+        configuration = self._identity.configuration(is_client=False, max_datagram_bytes=max_bytes)
         link = QuicLink(
-            lambda link: Engine(configuration, self._route_to(link), original_destination=cid),
+            lambda link: Engine(
+                configuration,
+                self._route_to(link),
+                original_destination=original or cid,
+                retry_source=None if original is None else cid,
+                find_ticket=lambda name: self._find_ticket(link, name),
+                keep_ticket=self._keeper(link),
+                takes_early=self._config.early_data,
+            ),
             None,
             self._mark_dirty,
             deadline=now + self._config.connect_timeout,
         )
         self._route_to(link)(cid)
         self._links[link] = None
-        self._accepted += 1
-        self._handshaking += 1
+        link.place = self._admission.begin(source, now, is_proved=original is not None)
         self._feed(link, data, source, now)
         if link.engine.heard_nothing and link.engine.ended is None:  # nothing in it was authentic
-            self._garbage += 1
-            self._datagrams -= 1
+            self._count.garbage += 1
+            self._count.datagrams -= 1
             self._drop(link, LinkClosed(0, "no authentic packet", by_peer=False, kind=CloseKind.HANDSHAKE_FAILED))
             self._forget(link)
 
@@ -330,9 +330,9 @@ class QuicEndpoint:
         end = 7 + len(cid)
         size = data[end - 1]
         if size > _MAX_CID_BYTES:
-            self._garbage += 1
+            self._count.garbage += 1
             return
-        self._unknown_version += 1
+        self._count.unknown_version += 1
         self._port.send([(version_negotiation(cid, data[end : end + size]), source)])
 
     # --- events
@@ -355,40 +355,76 @@ class QuicEndpoint:
                 self._authenticate(link)
             elif isinstance(event, ConnectionIdRetired):
                 self._unroute(link, event.connection_id)
-            elif link.handler is None or not link.is_ready:
-                continue
-            elif isinstance(event, StreamDataReceived):
-                link.handler.link_data(link, event.stream_id, event.data, event.end_stream)
-            elif isinstance(event, StreamReset):
-                link.handler.link_reset(link, event.stream_id, event.error_code)
-            elif isinstance(event, StopSendingReceived):
-                engine.free(event.stream_id)
-                link.handler.link_stopped(link, event.stream_id, event.error_code)
+            elif link.handler is not None and link.carries_data:
+                self._hand_on(link, link.handler, event)
+            elif link.handler is None and engine.takes_early and link.closing is None:
+                self._begin_early(link, event)
         if engine.ended is not None:
             self._finish(link, engine.ended)
-        elif link.count_progress() and link.is_ready and link.handler is not None:
+        elif link.count_progress() and link.carries_data and link.handler is not None:
             link.handler.link_progress(link)
 
+    def _hand_on(self, link: QuicLink, handler: LinkHandler, event: object) -> None:
+        if isinstance(event, StreamDataReceived):
+            handler.link_data(link, event.stream_id, event.data, event.end_stream)
+        elif isinstance(event, StreamReset):
+            handler.link_reset(link, event.stream_id, event.error_code)
+        elif isinstance(event, StopSendingReceived):
+            link.engine.free(event.stream_id)
+            handler.link_stopped(link, event.stream_id, event.error_code)
+
+    def _begin_early(self, link: QuicLink, event: object) -> None:
+        """Take the first event of a link whose peer sends before the handshake is complete."""
+        if self._accept_early is None or link.ticket is None:
+            link.held.append(event)
+            return
+        link.peer_name, link.is_early = link.ticket.proof.name, True
+        self._count.early += 1
+        link.handler = handler = self._accept_early(link)
+        handler.link_early(link)
+        self._hand_on(link, handler, event)
+
     def _authenticate(self, link: QuicLink) -> None:
-        certificate, chain = link.engine.peer_certificates
         try:
-            name = self._security.verify(certificate, chain)
+            proof = self._identity.prove(link)
         except Exception as error:  # noqa: BLE001 - what cannot be verified, for whatever reason, is refused
             self._refuse(link, str(error))
             return
-        if link.expected_name is not None and link.expected_name != name:
-            self._refuse(link, f"{format_address(link.address)} is node {name!r}, not {link.expected_name!r}")
+        if link.expected_name is not None and link.expected_name != proof.name:
+            self._refuse(link, f"{format_address(link.address)} is node {proof.name!r}, not {link.expected_name!r}")
             return
-        link.peer_name = name
-        self._established += 1
+        link.proof, link.peer_name, link.is_early = proof, proof.name, False
+        if link.place is not None and not self._admission.verify(link.place):
+            self._refuse(link, "too many connections from this address", CLOSE_TOO_MANY, CloseKind.CLOSED)
+            return
+        self._count.established += 1
+        self._count.resumed += link.engine.is_resumed
+        if link.new_ticket is not None:
+            self._identity.give(link.new_ticket, proof)
+        self._let_begin(link)
+
+    def _let_begin(self, link: QuicLink) -> None:
+        if link.early_handler is not None and link.engine.lost_early:
+            self._count.early_lost += 1
+            link.acked = True
+            link.early_handler.link_early_lost(link)
         if link.handler is None:
-            self._handshaking -= 1
             link.handler = self._accept(link)
         link.handler.link_ready(link)
+        held, link.held = link.held, []
+        for event in held:
+            if link.is_ready:
+                self._hand_on(link, link.handler, event)
 
-    def _refuse(self, link: QuicLink, why: str) -> None:
-        link.reason = LinkClosed(CLOSE_UNAUTHENTICATED, why, by_peer=False, kind=CloseKind.UNAUTHENTICATED)
-        link.closing = (CLOSE_UNAUTHENTICATED, why)
+    def _refuse(
+        self,
+        link: QuicLink,
+        why: str,
+        code: int = CLOSE_UNAUTHENTICATED,
+        kind: CloseKind = CloseKind.UNAUTHENTICATED,
+    ) -> None:
+        link.reason = LinkClosed(code, why, by_peer=False, kind=kind)
+        link.closing = (code, why)
         self._warn("refused %s: %s", format_address(link.address), why)
 
     # --- output
@@ -445,22 +481,15 @@ class QuicEndpoint:
         at = link.engine.get_timer()
         if at is None:
             return
-        if link.peer_name is None:
+        if link.proof is None:
             at = min(at, link.deadline)
         at = max(at, now + _SHORTEST_SLEEP)
         if at < link.wake_at:
-            self._set_timer(link, at)
-
-    def _set_timer(self, link: QuicLink, at: float) -> None:
-        link.wake_at = at
-        heapq.heappush(self._timers, (at, next(self._timer_count), link))
-        if len(self._timers) > 64 + 4 * len(self._links):
-            self._timers = [timer for timer in self._timers if timer[0] == timer[2].wake_at]
-            heapq.heapify(self._timers)
+            self._timers.set(link, at, len(self._links))
 
     def _wake(self, link: QuicLink, now: float) -> None:
         engine = link.engine
-        if link.peer_name is None and link.closing is None and now >= link.deadline:
+        if link.proof is None and link.closing is None and now >= link.deadline:
             self._time_out(link)
         else:
             at = engine.get_timer()
@@ -483,7 +512,7 @@ class QuicEndpoint:
     # --- the end
 
     def _break(self, link: QuicLink) -> None:
-        self._engine_errors += 1
+        self._count.engine_errors += 1
         self._warn("the QUIC engine failed on a connection with %s", format_address(link.address), with_traceback=True)
         if link.engine.ended is None:
             message = "the QUIC engine failed on this connection"
@@ -492,7 +521,7 @@ class QuicEndpoint:
             )
 
     def _finish(self, link: QuicLink, ended: Ended) -> None:
-        was_verified = link.peer_name is not None
+        was_verified = link.proof is not None
         reason = link.reason or describe_end(
             ended,
             format_address(link.address),
@@ -502,12 +531,12 @@ class QuicEndpoint:
         self._drop(link, reason)
         if not was_verified:
             if reason.kind is CloseKind.UNAUTHENTICATED:
-                self._unauthenticated += 1
+                self._count.unauthenticated += 1
             else:
-                self._failed += 1
+                self._count.handshakes_failed += 1
         if link.goodbye:
             link.goodbyes_left = _GOODBYES
-            self._set_timer(link, link.engine.get_timer() or link.deadline)
+            self._timers.set(link, link.engine.get_timer() or link.deadline, len(self._links))
         else:
             link.wake_at = NEVER
             self._forget(link)
@@ -517,9 +546,8 @@ class QuicEndpoint:
     def _drop(self, link: QuicLink, reason: LinkClosed) -> None:
         link.closed = reason
         del self._links[link]
-        if not link.is_client:
-            self._accepted -= 1
-            self._handshaking -= link.peer_name is None
+        if link.place is not None:
+            self._admission.end(link.place)
 
     def _forget(self, link: QuicLink) -> None:
         for cid in list(link.cids):
@@ -537,24 +565,23 @@ class QuicEndpoint:
         if link.cids.pop(cid, link) is None:
             del self._routes[cid]
 
-    # --- identity, and the log
+    # --- tickets, and the log
 
-    def _configuration(self, *, is_client: bool, max_datagram_bytes: int) -> Configuration:
-        credentials = self._credentials
-        if credentials is None or self._wall_clock() >= credentials.renew_after:
-            credentials = self._credentials = self._security.issue(self._name)
-            self._configurations.clear()
-        key = (is_client, max_datagram_bytes)
-        configuration = self._configurations.get(key)
-        if configuration is None:
-            configuration = self._configurations[key] = configure(
-                credentials,
-                is_client=is_client,
-                max_datagram_bytes=max_datagram_bytes,
-                window_bytes=max(_WINDOW_BYTES, 2 * self._config.send_watermark_bytes),
-                idle_timeout=self._config.idle_timeout,
-            )
-        return configuration
+    def _find_ticket(self, link: QuicLink, name: bytes) -> SessionTicket | None:
+        link.ticket = self._identity.find(name)
+        return None if link.ticket is None else link.ticket.session
+
+    def _keeper(self, link: QuicLink) -> Callable[[SessionTicket], None] | None:
+        if not self._config.resumption:
+            return None
+
+        def keep(session: SessionTicket) -> None:
+            if link.is_client:
+                self._identity.keep(link, session)
+            else:
+                link.new_ticket = session
+
+        return keep
 
     def _warn(self, message: str, *args: object, with_traceback: bool = False) -> None:
         now = self._clock()

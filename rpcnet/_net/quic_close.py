@@ -17,6 +17,7 @@ from .quic_engine import IDLE_MESSAGE, Ended, tls_alert_name
 
 __all__ = [
     "CLOSE_HANDSHAKE_TIMEOUT",
+    "CLOSE_TOO_MANY",
     "CLOSE_UNAUTHENTICATED",
     "CloseKind",
     "LinkClosed",
@@ -28,6 +29,8 @@ CLOSE_UNAUTHENTICATED = 0x01
 """The application error code of a connection closed because its peer could not be verified."""
 CLOSE_HANDSHAKE_TIMEOUT = 0x02
 """The application error code of a connection closed because its handshake took too long."""
+CLOSE_TOO_MANY = 0x03
+"""The application error code of a connection closed because its address has as many as it may."""
 
 _MAX_MESSAGE_BYTES = 256
 _IDENTITY_ALERTS = frozenset(

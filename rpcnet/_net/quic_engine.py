@@ -10,19 +10,25 @@ The rules of this file:
 * Streams are served in an order that follows from their numbers, never from where an object lies in memory, so that
   simulated runs repeat.
 * A peer that has proved nothing can make a connection hold 32 KiB of handshake per direction, not the engine's 512.
+* With a ticket the peer shows no certificate: whoever knows the ticket's secret is whom it was given to. A server that
+  does not know a ticket asks for the certificate as ever.
+* What a client sent before the handshake was complete, and the server did not take, is gone with its streams, as if
+  nothing had been sent (RFC 9001, 4.6.2). It is not sent again here: it may have been meant for the server before.
 """
 
 # ruff: noqa: SLF001 - this is the one file that knows the private names of the engine
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import attrs
 from aioquic import tls
+from aioquic.buffer import Buffer, BufferReadError  # type: ignore[attr-defined]
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     Limit,
@@ -41,16 +47,18 @@ from aioquic.quic.events import (
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicProtocolVersion,
+    encode_quic_retry,
     encode_quic_version_negotiation,
+    pull_quic_header,
 )
 from aioquic.quic.rangeset import RangeSet
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.retry import QuicRetryTokenHandler
 from aioquic.quic.stream import QuicStream
+from aioquic.tls import SessionTicket
 from cryptography import x509
 
-from .identity import Credentials
-
-if TYPE_CHECKING:
-    from aioquic._buffer import Buffer
+from .certificates import Credentials
 
 __all__ = [
     "ALPN",
@@ -62,12 +70,15 @@ __all__ = [
     "Ended",
     "Engine",
     "HandshakeCompleted",
+    "RetryTokens",
+    "SessionTicket",
     "StopSendingReceived",
     "StreamDataReceived",
     "StreamReset",
     "configure",
     "tls_alert_name",
     "version_negotiation",
+    "with_ticket",
 ]
 
 ALPN = "rpcnet/1"
@@ -134,6 +145,10 @@ class Engine(QuicConnection):
         configuration: from :func:`configure`.
         route: called with every connection id that datagrams to this connection may carry.
         original_destination: on a server, the connection id that the client chose for its first packet.
+        retry_source: on a server, the connection id that it gave the client together with a token; None if it did not.
+        find_ticket: on a server, returns the other half of a ticket that the client shows, if there is one.
+        keep_ticket: called with the tickets that arrive, or with the one that is sent; None if there are to be none.
+        takes_early: on a server, whether the tickets that are sent allow to send before the handshake is complete.
     """
 
     def __init__(
@@ -142,12 +157,26 @@ class Engine(QuicConnection):
         route: Callable[[bytes], None],
         *,
         original_destination: bytes | None = None,
+        retry_source: bytes | None = None,
+        find_ticket: Callable[[bytes], SessionTicket | None] | None = None,
+        keep_ticket: Callable[[SessionTicket], None] | None = None,
+        takes_early: bool = False,
     ) -> None:
-        super().__init__(configuration=configuration, original_destination_connection_id=original_destination)
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=original_destination,
+            retry_source_connection_id=retry_source,
+            session_ticket_fetcher=None if find_ticket is None else self._fetch_ticket,
+            session_ticket_handler=keep_ticket,
+        )
+        self._find_ticket = find_ticket
+        self._takes_early = takes_early
         self.ended: Ended | None = None
         """Set once, at the moment when nothing more can be sent or received."""
         self.allows_streams = False
         """Set whenever the peer allows more streams; whoever looks puts it back."""
+        self.lost_early = False
+        """Set when the peer did not take what was sent before the handshake was complete."""
         self._unanswered = 0
         self._ack_delay = _ACK_DELAY
         self._route = route
@@ -165,6 +194,21 @@ class Engine(QuicConnection):
     def peer_certificates(self) -> tuple[x509.Certificate | None, list[x509.Certificate]]:
         """What the peer proved to hold the key of, and what it sent besides; unverified."""
         return self.tls._peer_certificate, self.tls._peer_certificate_chain
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether a ticket stood in for the certificates."""
+        return self.tls.session_resumed
+
+    @property
+    def can_send_early(self) -> bool:
+        """Whether a client may send before the handshake is complete."""
+        return self._cryptos[tls.Epoch.ZERO_RTT].send.is_valid()
+
+    @property
+    def takes_early(self) -> bool:
+        """Whether a server takes what the client sends before the handshake is complete."""
+        return self._state is not QuicConnectionState.FIRSTFLIGHT and self.tls.early_data_accepted
 
     @property
     def connection_ids(self) -> list[bytes]:
@@ -290,9 +334,42 @@ class Engine(QuicConnection):
     # --- where the engine is made to behave
 
     def _initialize(self, peer_cid: bytes) -> None:
+        for space in self._spaces.values():  # of a client that is told to begin anew, with a token
+            self._lose(space)
         super()._initialize(peer_cid)
         self.tls._request_client_certificate = not self._is_client
         self.tls._supported_groups = [tls.Group.X25519]  # else every dial makes four key pairs
+        if not self._takes_early:
+            self.tls._max_early_data = None
+
+    def _lose(self, space: QuicPacketSpace) -> None:
+        sent = tuple(space.sent_packets.values())
+        self._loss._on_packets_lost(congestion_event=False, now=0.0, packets=sent, space=space)
+
+    def _fetch_ticket(self, name: bytes) -> SessionTicket | None:
+        ticket = None if self._find_ticket is None else self._find_ticket(name)
+        if ticket is not None:
+            self.tls._request_client_certificate = False  # in a resumed handshake there is no place for one
+        return ticket
+
+    def _update_traffic_key(
+        self, direction: tls.Direction, epoch: tls.Epoch, cipher_suite: tls.CipherSuite, secret: bytes
+    ) -> None:
+        if self._is_client and direction is tls.Direction.ENCRYPT and epoch is tls.Epoch.ONE_RTT:
+            self.lost_early = self.can_send_early and not self.tls.early_data_accepted
+            if self.lost_early:
+                self._forget_streams()
+        super()._update_traffic_key(direction, epoch, cipher_suite, secret)
+
+    def _forget_streams(self) -> None:
+        self._lose(self._spaces[tls.Epoch.ONE_RTT])
+        self._streams = type(self._streams)()
+        self._streams_queue.clear()
+        self._streams_blocked_bidi.clear()
+        self._streams_blocked_uni.clear()
+        self._streams_blocked_pending = False
+        self._local_next_stream_id_bidi, self._local_next_stream_id_uni = 0, 2
+        self._remote_max_data_used = 0
 
     def _unblock_streams(self, is_unidirectional: bool) -> None:  # noqa: FBT001 - aioquic's signature
         super()._unblock_streams(is_unidirectional)
@@ -352,6 +429,7 @@ def configure(
     return QuicConfiguration(
         alpn_protocols=[ALPN],
         certificate=credentials.certificate,
+        certificate_chain=list(credentials.chain),
         cipher_suites=_CIPHERS,
         connection_id_length=CID_BYTES,
         idle_timeout=idle_timeout,
@@ -365,10 +443,59 @@ def configure(
     )
 
 
+def with_ticket(configuration: QuicConfiguration, ticket: SessionTicket, *, early: bool) -> QuicConfiguration:
+    """Return the settings of a client that shows a ticket.
+
+    Args:
+        configuration: from :func:`configure`.
+        ticket: from a connection before.
+        early: whether it asks to send before the handshake is complete, where the ticket allows that.
+    """
+    shown = ticket if early else dataclasses.replace(ticket, max_early_data_size=None)
+    return dataclasses.replace(configuration, session_ticket=shown)
+
+
 def version_negotiation(source_cid: bytes, destination_cid: bytes) -> bytes:
     """Return the answer to a client whose QUIC version we do not speak (RFC 9000, 6.1)."""
     packet = encode_quic_version_negotiation(source_cid, destination_cid, [VERSION])
     return bytes([packet[0] | 0x40]) + packet[1:]  # the bit that tells QUIC from its neighbours (RFC 9000, 17.2.1)
+
+
+class RetryTokens:
+    """Makes clients prove that they are where they say they are (RFC 9000, 8.1.2); remembers none of them."""
+
+    def __init__(self) -> None:
+        self._handler = QuicRetryTokenHandler()
+
+    def retry(self, data: bytes, source: tuple[str, int], now: float) -> bytes | None:
+        """Return the answer to a client's first packet: a token, to be shown in another one; None if it is none."""
+        try:
+            header = pull_quic_header(Buffer(data=data), CID_BYTES)
+        except (ValueError, BufferReadError):
+            return None
+        source_cid = os.urandom(CID_BYTES)
+        token = self._handler.create_token(
+            address=source,
+            original_destination_connection_id=header.destination_cid,
+            retry_source_connection_id=source_cid,
+            now=now,
+        )
+        return encode_quic_retry(VERSION, source_cid, header.source_cid, header.destination_cid, token)
+
+    def original_destination(self, data: bytes, source: tuple[str, int], now: float) -> bytes | None:
+        """Return which connection id the client chose at first, if its packet shows a token that was sent there.
+
+        A token that is too old, of another address or of another start of this process is as good as none.
+        """
+        try:
+            header = pull_quic_header(Buffer(data=data), CID_BYTES)
+            if not header.token:
+                return None
+            return self._handler.validate_token(
+                address=source, destination_cid=header.destination_cid, token=header.token, now=now
+            )
+        except (ValueError, BufferReadError):
+            return None
 
 
 def tls_alert_name(code: int) -> str | None:

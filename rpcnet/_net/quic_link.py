@@ -6,6 +6,8 @@ The rules of this file:
   callbacks.
 * Writing never waits and is not bounded here: the owner looks at ``buffered_bytes`` and holds back.
 * After the end every verb does nothing, so that an owner need not ask first.
+* Before the handshake is complete, a link carries data only if a ticket stands for the peer and its owner knows what
+  that means: what arrives may be a recording that somebody plays back, what is sent may be lost altogether.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ import attrs
 from rpcnet.errors import RpcNetError
 
 from .addresses import Address, format_address
+from .quic_admission import Place
 from .quic_close import LinkClosed
-from .quic_engine import Engine
+from .quic_engine import Engine, SessionTicket
+from .quic_identity import DialKey
+from .quic_tickets import Memory, Proof, Ticket
 
-__all__ = ["NEVER", "LinkHandler", "LinkStatistics", "QuicLink", "StreamsExhausted"]
+__all__ = ["NEVER", "EarlyLinkHandler", "LinkHandler", "LinkStatistics", "QuicLink", "StreamsExhausted"]
 
 NEVER = float("inf")
 """The moment of a timer that is not set."""
@@ -75,6 +80,27 @@ class LinkHandler(Protocol):
         ...
 
 
+class EarlyLinkHandler(LinkHandler, Protocol):
+    """A handler that can begin before the handshake is complete."""
+
+    def link_early(self, link: QuicLink) -> None:
+        """Begin early; ``link_ready`` or ``link_closed`` follows when the handshake is over.
+
+        On a dialled link, what is written now goes out with the first packets; ``link.remembered`` is what the
+        last connection left. On an accepted link, ``peer_name`` is the one of the ticket. As long as ``is_early``
+        holds, whatever arrives may be a recording of what that peer sent, played back by somebody else; at
+        ``link_ready`` it is known that it was not.
+        """
+        ...
+
+    def link_early_lost(self, link: QuicLink) -> None:
+        """Notice, on a dialled link, that nothing of what was sent early has been or will be looked at.
+
+        Its streams are gone and their numbers begin anew; ``link_ready`` follows at once.
+        """
+        ...
+
+
 class QuicLink:
     """One connection, made by ``QuicEndpoint.dial`` or given to the endpoint's ``accept``.
 
@@ -94,15 +120,24 @@ class QuicLink:
         "closed",
         "closing",
         "deadline",
+        "dial_key",
         "dirty",
+        "early_handler",
         "engine",
         "expected_name",
         "goodbye",
         "goodbyes_left",
         "handler",
+        "held",
         "is_client",
+        "is_early",
+        "memory",
+        "new_ticket",
         "peer_name",
+        "place",
+        "proof",
         "reason",
+        "ticket",
         "touched",
         "wake_at",
     )
@@ -120,7 +155,9 @@ class QuicLink:
         self.is_client = handler is not None
         """Whether this side dialled."""
         self.peer_name: str | None = None
-        """The verified name of the peer; None until the link is ready."""
+        """The verified name of the peer; None until the link is ready, or early with a ticket that says it."""
+        self.is_early = False
+        """Whether it carries data although the handshake is not complete; what arrives may have been played back."""
         self.closed: LinkClosed | None = None
         """How it ended; None while it has not."""
 
@@ -145,6 +182,22 @@ class QuicLink:
         """Whether ``buffered_bytes`` must be counted afresh."""
         self.wake_at = NEVER
         """The earliest timer that the endpoint holds for it."""
+        self.dial_key: DialKey | None = None
+        """Whom it was dialled for."""
+        self.ticket: Ticket | None = None
+        """The ticket that one side showed the other."""
+        self.new_ticket: SessionTicket | None = None
+        """The ticket that was sent to the peer and is not good yet."""
+        self.proof: Proof | None = None
+        """What the peer proved; None in mid-handshake."""
+        self.place: Place | None = None
+        """How it counts among the connections that others opened; None if it was dialled."""
+        self.memory = Memory()
+        """What goes with the tickets that arrive on it."""
+        self.early_handler: EarlyLinkHandler | None = None
+        """The handler of a dialled link, if it can begin early."""
+        self.held: list[object] = []
+        """The engine's events that have to wait until the handshake is complete."""
         self.engine = make_engine(self)
 
     def __repr__(self) -> str:
@@ -159,8 +212,22 @@ class QuicLink:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the peer is verified and the link not closed."""
-        return self.peer_name is not None and self.closing is None and self.closed is None
+        """Whether the handshake is complete, the peer verified and the link not closed."""
+        return self.proof is not None and self.closing is None and self.closed is None
+
+    @property
+    def carries_data(self) -> bool:
+        """Whether it is ready, or early, and not closed."""
+        return (self.is_early or self.proof is not None) and self.closing is None and self.closed is None
+
+    @property
+    def remembered(self) -> object:
+        """What :meth:`remember` was given on an earlier connection to this peer; None without a ticket of it."""
+        return None if self.ticket is None else self.ticket.memory.value
+
+    def remember(self, value: object) -> None:
+        """Keep something for the next connection to this peer, as long as the tickets of this one last."""
+        self.memory.value = value
 
     @property
     def buffered_bytes(self) -> int:
@@ -187,9 +254,9 @@ class QuicLink:
         """Open a stream and return its id.
 
         Raises:
-            StreamsExhausted: if the peer allows no more at the moment, or the link is not ready.
+            StreamsExhausted: if the peer allows no more at the moment, or the link is neither ready nor early.
         """
-        stream_id = self.engine.open_stream(unidirectional=unidirectional) if self.is_ready else None
+        stream_id = self.engine.open_stream(unidirectional=unidirectional) if self.carries_data else None
         if stream_id is None:
             raise StreamsExhausted(f"{self!r} takes no further stream at the moment")
         return stream_id

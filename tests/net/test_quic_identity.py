@@ -221,18 +221,10 @@ def test_a_client_that_names_no_protocol_is_refused() -> None:
     assert pair.server.statistics().handshakes_failed == 1
 
 
-def test_no_session_tickets_are_issued() -> None:
-    pair = Pair()
-    good = own()
-    client = RawClient(pair, good.certificate, good.private_key).run()
-    assert len(pair.accepted) == 1
-    assert client.tickets == []
-
-
 def test_the_dialler_learns_why_the_server_refused_it() -> None:
     pair = Pair(client_security=security(OTHER_SECRET))
     # the client must believe the server, so that the server's word is the one that decides
-    pair.client._security = TrustingSecurity(security(OTHER_SECRET))  # type: ignore[assignment]
+    pair.client._identity.security = TrustingSecurity(security(OTHER_SECRET))  # type: ignore[assignment]
     _, recorder = pair.dial()
     pair.run(1)
     assert_nothing_ran(pair)
@@ -249,6 +241,9 @@ class TrustingSecurity:
     """Shows a certificate like any other, and believes whatever it is shown."""
 
     real: Security
+
+    def refresh(self, now: float, wall_now: float) -> int:
+        return 0
 
     def issue(self, name: str) -> Credentials:
         return self.real.issue(name)
@@ -283,7 +278,7 @@ def test_a_server_of_another_name_is_refused_by_the_dialler() -> None:
 def test_a_server_with_an_expired_certificate_is_refused_by_the_dialler() -> None:
     pair = Pair()
     expired = security().issue("b", now=time.time() - 30 * DAY)
-    pair.server._credentials = attrs.evolve(expired, renew_after=float("inf"))
+    pair.server._identity.credentials = attrs.evolve(expired, renew_after=float("inf"))
     _, recorder = pair.dial()
     pair.run(1)
     assert recorder.closed is not None
@@ -294,13 +289,13 @@ def test_a_server_with_an_expired_certificate_is_refused_by_the_dialler() -> Non
 def test_a_certificate_is_renewed_for_new_connections_and_old_ones_stay() -> None:
     pair = Pair()
     link, first, _, _ = pair.connect()
-    before = pair.client._credentials
+    before = pair.client._identity.credentials
     assert before is not None
     pair.connect()
-    assert pair.client._credentials is before
-    pair.client._wall_clock = lambda: before.renew_after
+    assert pair.client._identity.credentials is before
+    pair.client._identity.wall_clock = lambda: before.renew_after
     pair.connect()
-    after = pair.client._credentials
+    after = pair.client._identity.credentials
     assert after is not None
     assert after.certificate != before.certificate
     link.send(link.open_stream(), b"old connection")

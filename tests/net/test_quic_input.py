@@ -35,16 +35,6 @@ def test_max_connections_is_enforced_and_a_place_becomes_free() -> None:
     assert fourth.kinds == ["ready"]
 
 
-def test_max_unauthenticated_is_enforced() -> None:
-    pair = Pair(config=RpcConfig(max_unauthenticated=3, connect_timeout=1))
-    pair.drop = lambda data, source, destination: source == SERVER
-    for _ in range(10):
-        pair.dial()
-    pair.run(0.01)
-    assert pair.server.statistics().handshaking == 3
-    assert pair.server.statistics().refused == 7
-
-
 @pytest.mark.parametrize(
     "data",
     [
