@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench bench-stable clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m rpcnet demo $(ARGS)
@@ -26,6 +26,9 @@ format: $(VENV)/.installed
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-stable: $(VENV)/.installed
+	$(BIN)/python benchmarks/stable.py $(ARGS)
 
 $(VENV)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "rpcnet needs Python 3.11 or newer on the PATH"; exit 1; }
