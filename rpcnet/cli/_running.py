@@ -1,4 +1,4 @@
-"""Running a serving command: Trio, the log, and what errors become.
+"""Running a serving command: Trio, and what errors become.
 
 The rules of this file:
 
@@ -9,7 +9,6 @@ The rules of this file:
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Awaitable, Callable
 
@@ -29,7 +28,6 @@ def run_until_signal(serve: Callable[[], Awaitable[int]]) -> None:
     Raises:
         typer.Exit: always.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     try:
         code = trio.run(serve)
     except (rpcnet.ConfigError, rpcnet.SecurityError, ApplicationMistake) as error:

@@ -6,11 +6,13 @@ The rules of this file:
 * Once it serves, nothing cancels it but its own crash. The first signal drains: new calls are refused, which sends them
   elsewhere, and the running ones get ``drain_timeout`` seconds. Then the block is left.
 * Errors come out bare.
+* The log goes to standard error with the time of day, unless the application has set up a log of its own.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -28,6 +30,8 @@ from ._events import as_data, as_line
 from ._output import Output
 
 __all__ = ["Server", "serve"]
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Server(Protocol):
@@ -68,6 +72,7 @@ async def serve(server: Server, *, drain_timeout: float, output: Output, shows_e
     Raises:
         RpcNetError: the server could not be entered, or crashed.
     """
+    logging.basicConfig(format=_LOG_FORMAT, level=logging.WARNING)
     serving = _Serving(server, drain_timeout, output, shows_events)
     with ending_signals() as signals:
         async with _beside(output.run), _beside(partial(serving.listen, signals)):

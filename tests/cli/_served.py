@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Protocol
 
+import attrs
 import trio
 
 import rpcnet
@@ -68,7 +69,7 @@ several = [Door, Greeter("Hello")]
 TEXT = "a text"
 empty: list[object] = []
 mixed = [Door(), 7]
-node = rpcnet.Node("ready-made", services=[Door()])
+node = rpcnet.Node("ready-made", services=[Door()], config=attrs.evolve(rpcnet.NodeConfig.local(), drain_timeout=0.05))
 
 
 def make() -> list[object]:
@@ -90,9 +91,3 @@ def make_with(number: int, *, other: str, more: str = "") -> object:
 
 def fail() -> object:
     raise LookupError("no services today")
-
-
-async def wait_for_ever() -> object:
-    print("waiting", file=sys.stderr, flush=True)
-    await trio.Event().wait()
-    return door

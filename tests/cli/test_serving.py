@@ -16,6 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 import rpcnet
+from rpcnet.cli._ending import ending_signals
 from rpcnet.cli._options import NodeOptions, Profile, config_of
 from rpcnet.cli._output import Output
 from rpcnet.cli._running import run_until_signal
@@ -193,6 +194,42 @@ async def test_what_is_asked_to_end_while_it_enters_is_cancelled() -> None:
     shop = SlowShop()
     assert await served(shop) == (0, ["stopped"])
     assert shop.happened == ["entered"]
+
+
+async def test_a_node_that_is_asked_to_end_while_it_joins_does_so() -> None:
+    with trio.fail_after(60), trio.socket.socket(type=trio.socket.SOCK_DGRAM) as silent:
+        await silent.bind(("127.0.0.1", 0))
+        node = rpcnet.Node("joining", seeds=[f"127.0.0.1:{silent.getsockname()[1]}"])
+
+        async def ask_to_end() -> None:
+            await silent.recvfrom(1)
+            signal.raise_signal(signal.SIGTERM)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_to_end)
+            assert await served(node) == (0, ["stopped"])
+
+
+async def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with ending_signals() as signals:
+            assert signals is not None
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            assert await anext(signals) == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+async def test_without_a_signal_to_obey_there_is_none_to_wait_for() -> None:
+    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with ending_signals() as signals:
+            assert signals is None
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 async def test_an_error_on_the_way_in_comes_out_bare() -> None:

@@ -79,10 +79,10 @@ class Command:
 
 
 @asynccontextmanager
-async def command(*arguments: str, prefix: tuple[str, ...] = (), **environment: str) -> AsyncIterator[Command]:
+async def command(*arguments: str, **environment: str) -> AsyncIterator[Command]:
     """Run a command until the block ends."""
     process = await trio.lowlevel.open_process(
-        [*prefix, sys.executable, "-m", "rpcnet", *arguments],
+        [sys.executable, "-m", "rpcnet", *arguments],
         stdin=-1,
         stdout=-1,
         stderr=-1,
@@ -182,19 +182,20 @@ async def test_a_running_call_gets_its_answer_while_new_ones_go_elsewhere() -> N
         assert await served.process.wait() == 0
 
 
-async def test_calls_that_take_too_long_are_cut_and_the_exit_code_says_so() -> None:
-    options = ("--name", "door", "--profile", "local", "--drain-timeout", "0.05")
-    async with director() as node, serving("_served:door", *options, seed=node.address) as served:
+async def test_a_node_that_is_ready_made_cuts_calls_by_its_own_settings_and_the_exit_code_says_so() -> None:
+    async with director() as node, serving("_served:node") as served:
+        await node.join([served.address])
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
             async def call() -> None:
                 with pytest.raises(rpcnet.Unavailable):
-                    await node.stub(Door, node="door").hold()
+                    await node.stub(Door, node="ready-made").hold()
 
             await served.is_held()
             served.process.terminate()
-        assert (await served.said_object("stopped"))["drained"] is False
+        stopped = await served.said_object("stopped")
+        assert stopped["drained"] is False
         assert await served.process.wait() == 1
 
 
@@ -225,42 +226,3 @@ async def test_a_second_signal_works_while_a_handler_blocks_the_loop() -> None:
         served.process.terminate()
         assert await served.process.wait() in (128 + signal.SIGINT, 128 + signal.SIGTERM)
         nursery.cancel_scope.cancel()
-
-
-async def test_a_node_that_is_ready_made_is_served_as_it_is() -> None:
-    async with director() as node, serving("_served:node") as served:
-        await node.join([served.address])
-        assert await node.stub(Door, node="ready-made").process() == served.process.pid
-        served.process.terminate()
-        assert await served.process.wait() == 0
-
-
-async def test_a_process_that_is_asked_to_end_while_it_joins_does_so() -> None:
-    with trio.fail_after(PATIENCE), trio.socket.socket(type=trio.socket.SOCK_DGRAM) as silent:
-        await silent.bind(("127.0.0.1", 0))
-        seed = f"127.0.0.1:{silent.getsockname()[1]}"
-        async with command("run", "_served:door", "--seed", seed) as joining:
-            await silent.recvfrom(1)
-            joining.process.terminate()
-            assert await joining.process.wait() == 0
-
-
-async def test_a_signal_that_was_ignored_at_the_start_stays_ignored() -> None:
-    with trio.fail_after(PATIENCE):
-        prefix = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
-        async with command("agent", *BRIEF, "--json", prefix=prefix) as agent:
-            await agent.said_object("ready")
-            agent.process.send_signal(signal.SIGINT)
-            agent.process.terminate()
-            assert (await agent.said_object("draining"))["signal"] == "SIGTERM"
-            assert await agent.process.wait() == 0
-
-
-async def test_ctrl_c_while_the_application_is_made_needs_no_traceback() -> None:
-    with trio.fail_after(PATIENCE):
-        async with command("run", "_served:wait_for_ever") as starting:
-            assert await starting.line(starting.process.stderr) == "waiting"
-            starting.process.send_signal(signal.SIGINT)
-            assert await starting.process.wait() == 128 + signal.SIGINT
-            assert starting.process.stderr is not None
-            assert await starting.process.stderr.receive_some() == b""
