@@ -87,6 +87,7 @@ class ClusterClient(Caller[NodeInfo]):
         self._host = host = node._client_host()  # noqa: SLF001 - the two share one room
         super().__init__(host.endpoint, retry or RetryPolicy(), host.rng)
         self._balancing = balancing or LeastConnections()
+        self._registry = host.registry
         self._active: dict[str, int] = {}
         self._counts: dict[str, _Counts] = {}
         self._generic: dict[object, MethodCodec] = {}
@@ -229,7 +230,7 @@ class ClusterClient(Caller[NodeInfo]):
         return nodes[0] if len(nodes) == 1 else self._balancing.select(WorkerView(nodes, self._active, self._rng))
 
     def _select(self, target: Target, state: RetryState | None = None) -> NodeInfo | None:
-        snapshot = self._host.registry.snapshot()
+        snapshot = self._registry.snapshot()
         if target.node is not None:
             pinned = snapshot.get(target.node)
             return pinned if pinned is not None and pinned.is_usable else None

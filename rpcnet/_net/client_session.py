@@ -40,12 +40,12 @@ from .session import CLOSE_NORMAL, CLOSE_VERSION_MISMATCH, MAX_STATE_BYTES, STRE
 if TYPE_CHECKING:
     from outcome import Outcome
 
-__all__ = ["ClientSession"]
+__all__ = ["ClientSession", "Waiter"]
 
 _SPARE_STREAMS = 256
 
 
-class _Waiter:
+class Waiter:
     """One caller that waits: its task, where its call is, and in the end the outcome that it is woken with."""
 
     __slots__ = ("_session", "body", "call_id", "error", "is_waiting", "lane", "stream_id", "task")
@@ -77,6 +77,10 @@ class _Waiter:
         if self.task is not current_task():  # the one that flushes does not wait yet; it looks by itself
             reschedule(self.task, cast("Outcome[bytes]", self))
 
+    def tell_given_up(self) -> None:
+        """Tell the server that nobody waits any more, if that is so."""
+        self._session.tell_given_up(self)
+
     def abort(self, _: RaiseCancelT) -> Abort:
         """Give the call up; Trio calls this when the caller is cancelled.
 
@@ -93,7 +97,7 @@ class ClientSession(Session):
         super().__init__(pump, config, hello)
         self._on_end = on_end
         self._opened = trio.Event()
-        self._calls: OutgoingCalls[_Waiter | CallStream] = OutgoingCalls()
+        self._calls: OutgoingCalls[Waiter | CallStream] = OutgoingCalls()
         self._methods: dict[tuple[str, str], MethodEntry] = {}
         self._lanes: list[int] = []
         self._lane = -1
@@ -151,27 +155,48 @@ class ClientSession(Session):
             await self._wait_for_slot()
         if len(body) > self._lane_limit:
             return await self._call_on_stream(kind, number, body, timeout_ms)
-        if self._closed is not None or self.is_draining:
-            self._check_open()
-        waiter = _Waiter(self, current_task())
-        waiter.call_id = self._calls.begin(waiter)
-        is_alone = len(self._calls) == 1 and not self._pump.busy
+        self._check_open()
+        waiter = self._send_call(kind, number, body, timeout_ms)
+        try:
+            result: bytes = await wait_task_rescheduled(waiter.abort)
+        except BaseException:
+            waiter.tell_given_up()
+            raise
+        return result
+
+    def start(self, number: int, body: bytes, timeout_ms: int) -> Waiter | None:
+        """Send a call if that is possible at once; None if it is not.
+
+        The caller then waits with ``wait_task_rescheduled(waiter.abort)``, and calls ``waiter.tell_given_up()`` if
+        that raises.
+
+        Raises:
+            Unavailable: the connection ended while the call was sent.
+        """
+        if (
+            len(body) > self._lane_limit
+            or len(self._calls) >= self._max_calls
+            or self._closed is not None
+            or self.is_draining
+        ):
+            return None
+        return self._send_call(FrameKind.CALL, number, body, timeout_ms)
+
+    def _send_call(self, kind: FrameKind, number: int, body: bytes, timeout_ms: int) -> Waiter:
+        waiter = Waiter(self, current_task())
+        waiter.call_id = call_id = self._calls.begin(waiter)
+        is_alone = not self._pump.busy and len(self._calls) == 1
         if is_alone:
             self._pump.busy = True  # nobody else need be woken to flush: that is done at once, here
         if not self._queued:
             self._next_lane()
-        waiter.lane = self._lane
-        self.write(self._lane, encode_frame(kind, waiter.call_id, number, timeout_ms, body))
+        waiter.lane = lane = self._lane
+        self.write(lane, encode_frame(kind, call_id, number, timeout_ms, body))
         if is_alone:
             self._pump.finish()
             if waiter.error is not None:  # the connection was about to be closed, and flushing did that
                 raise waiter.error
-        try:
-            result: bytes = await wait_task_rescheduled(waiter.abort)
-        except BaseException:
-            self._tell_given_up(waiter)
-            raise
-        return result
+        return waiter
 
     async def _call_on_stream(self, kind: FrameKind, number: int, body: bytes, timeout_ms: int) -> bytes:
         self._check_size(body)
@@ -270,7 +295,7 @@ class ClientSession(Session):
         self, stream_kind: StreamKind, kind: FrameKind, number: int, timeout_ms: int, body: bytes
     ) -> bytes:
         self._check_open()
-        waiter = _Waiter(self, current_task())
+        waiter = Waiter(self, current_task())
         waiter.call_id = self._calls.begin(waiter)
         data = bytes([stream_kind]) + encode_frame(kind, waiter.call_id, number, timeout_ms, body)
 
@@ -286,17 +311,17 @@ class ClientSession(Session):
         try:
             result: bytes = await wait_task_rescheduled(waiter.abort)
         except BaseException:
-            self._tell_given_up(waiter)
+            waiter.tell_given_up()
             raise
         return result
 
-    def give_up(self, waiter: _Waiter) -> None:
+    def give_up(self, waiter: Waiter) -> None:
         """Wait for the answer to a call no more."""
         waiter.is_waiting = False
         if self._calls.end(waiter.call_id) is not None:
             self._free_slot()
 
-    def _tell_given_up(self, waiter: _Waiter) -> None:
+    def tell_given_up(self, waiter: Waiter) -> None:
         """Tell the server that nobody waits for a call any more, if that is so."""
         if waiter.is_waiting or self._closed is not None:
             return
