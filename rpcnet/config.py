@@ -126,6 +126,15 @@ class RpcConfig:
     """Seconds for the handshake of a new connection."""
     idle_timeout: float = attrs.field(default=60.0, validator=_between(1, 3600))
     """Seconds after which a connection without traffic is closed; calls in flight keep it alive."""
+    silence_timeout: float = attrs.field(default=10.0, validator=_between(0.2, 3600))
+    """Seconds without a sign of life, while calls wait, after which a client that is no node gives a connection up.
+
+    It asks for one four times in that time. A node of a cluster is told by its failure detector instead.
+    """
+    reconnect_min: float = attrs.field(default=0.1, validator=_between(0.001, 600))
+    """Seconds after a failed dial in which an address is not dialled again, at first: a random half to the whole."""
+    reconnect_max: float = attrs.field(default=10.0, validator=_between(0.001, 3600))
+    """The most that they grow to, doubling with every failure; not below ``reconnect_min``."""
     resumption: bool = attrs.field(default=True, validator=_is_bool)
     """Whether tickets are given and used, with which two nodes meet again without showing their certificates."""
     early_data: bool = attrs.field(default=True, validator=_is_bool)
@@ -136,6 +145,24 @@ class RpcConfig:
     """Tickets that are kept for dialling others again, 2 KiB each; the oldest goes first."""
     max_resumable_peers: int = attrs.field(default=4096, validator=_between(1, 1_000_000))
     """Tickets of this node that others may come back with, 2 KiB each; the oldest goes first."""
+
+    def __attrs_post_init__(self) -> None:
+        """Check the fields against each other."""
+        if self.max_unauthenticated_bytes < _LEAST_HANDSHAKE_BYTES * self.max_unauthenticated:
+            raise ConfigError(
+                f"RpcConfig.max_unauthenticated_bytes = {self.max_unauthenticated_bytes}: must be at least "
+                f"{_LEAST_HANDSHAKE_BYTES} times max_unauthenticated = {self.max_unauthenticated}"
+            )
+        if self.lane_limit_bytes > self.max_message_bytes:
+            raise ConfigError(
+                f"RpcConfig.lane_limit_bytes = {self.lane_limit_bytes}: must not be above "
+                f"max_message_bytes = {self.max_message_bytes}"
+            )
+        if self.reconnect_max < self.reconnect_min:
+            raise ConfigError(
+                f"RpcConfig.reconnect_max = {self.reconnect_max}: must not be below "
+                f"reconnect_min = {self.reconnect_min}"
+            )
 
 
 @attrs.frozen(kw_only=True)
@@ -185,16 +212,6 @@ class NodeConfig:
             raise ConfigError(
                 f"DetectorConfig.pause_tolerance = {self.detector.pause_tolerance}: must not be below "
                 f"probe_interval = {self.detector.probe_interval}"
-            )
-        if self.rpc.max_unauthenticated_bytes < _LEAST_HANDSHAKE_BYTES * self.rpc.max_unauthenticated:
-            raise ConfigError(
-                f"RpcConfig.max_unauthenticated_bytes = {self.rpc.max_unauthenticated_bytes}: must be at least "
-                f"{_LEAST_HANDSHAKE_BYTES} times max_unauthenticated = {self.rpc.max_unauthenticated}"
-            )
-        if self.rpc.lane_limit_bytes > self.rpc.max_message_bytes:
-            raise ConfigError(
-                f"RpcConfig.lane_limit_bytes = {self.rpc.lane_limit_bytes}: must not be above "
-                f"max_message_bytes = {self.rpc.max_message_bytes}"
             )
 
     @classmethod
