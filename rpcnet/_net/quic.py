@@ -406,7 +406,6 @@ class QuicEndpoint:
     def _let_begin(self, link: QuicLink) -> None:
         if link.early_handler is not None and link.engine.lost_early:
             self._count.early_lost += 1
-            link.acked = True
             link.early_handler.link_early_lost(link)
         if link.handler is None:
             link.handler = self._accept(link)

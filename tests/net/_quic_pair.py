@@ -5,19 +5,22 @@ from __future__ import annotations
 import functools
 import heapq
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import attrs
 
 from rpcnet._net.addresses import Address, format_address
 from rpcnet._net.identity import Security, _SharedSecret
 from rpcnet._net.ports import PortStatistics
-from rpcnet._net.quic import LinkClosed, LinkHandler, QuicEndpoint, QuicLink
+from rpcnet._net.quic import EarlyLinkHandler, LinkClosed, LinkHandler, QuicEndpoint, QuicLink
 from rpcnet.config import RpcConfig
 
 SECRET = "n3Vv8ZyTq0-Lk2wXbR7mHd"
 CLIENT: Address = ("10.0.0.1", 7946)
 SERVER: Address = ("10.0.0.2", 7946)
 LATENCY = 0.001
+
+R = TypeVar("R", bound="Recorder")
 
 
 @functools.cache
@@ -105,6 +108,30 @@ class Recorder:
 
 
 @attrs.define(eq=False)
+class EarlyRecorder(Recorder):
+    """A handler that begins early, and writes down what it heard before the handshake was complete."""
+
+    early: bytes = b""
+    on_early: Callable[[QuicLink], None] | None = None
+
+    def link_early(self, link: QuicLink) -> None:
+        self.link = link
+        self.log.append(("early", link.peer_name))
+        if self.on_early is not None:
+            self.on_early(link)
+
+    def link_early_lost(self, link: QuicLink) -> None:
+        self.log.append(("lost",))
+        if self.on_early is not None:
+            self.on_early(link)
+
+    def link_data(self, link: QuicLink, stream_id: int, data: bytes, end: bool) -> None:
+        if link.is_early:
+            self.early += data
+        super().link_data(link, stream_id, data, end)
+
+
+@attrs.define(eq=False)
 class Pair:
     """A client and a server endpoint, and the wire between them."""
 
@@ -114,20 +141,37 @@ class Pair:
     max_bytes: int = 1200
     drop: Callable[[bytes, Address, Address], bool] | None = None
     now: float = 0.0
+    wall_clock: Callable[[], float] = float
     accepted: list[Recorder] = attrs.field(factory=list)
     trace: list[tuple[float, str, int]] = attrs.field(factory=list)
     ports: dict[Address, WirePort] = attrs.field(factory=dict)
     ends: dict[Address, QuicEndpoint] = attrs.field(factory=dict)
     on_accept: Callable[[Recorder], None] | None = None
+    accepts_early: bool = False
     _wire: list[tuple[float, int, bytes, Address, Address]] = attrs.field(factory=list)
     _count: int = 0
 
     def __attrs_post_init__(self) -> None:
-        for address, name, secure in ((CLIENT, "a", self.client_security), (SERVER, "b", self.server_security)):
-            port = self.ports[address] = WirePort(address, self._carry, self.max_bytes)
-            self.ends[address] = QuicEndpoint(
-                port, secure, name, self.config, self._accept, clock=lambda: self.now, wall_clock=lambda: 0.0
-            )
+        for address, secure in ((CLIENT, self.client_security), (SERVER, self.server_security)):
+            self.ports[address] = WirePort(address, self._carry, self.max_bytes)
+            self.start(address, secure)
+
+    def start(self, address: Address, secure: Security) -> None:
+        """Start an endpoint at an address; another one that was there is forgotten with all it knew."""
+        self.ends[address] = QuicEndpoint(
+            self.ports[address],
+            secure,
+            "a" if address == CLIENT else "b",
+            self.config,
+            self._accept,
+            accept_early=self._accept_early if self.accepts_early else None,
+            clock=lambda: self.now,
+            wall_clock=self.wall_clock,
+        )
+
+    def restart_server(self) -> None:
+        """Put a server in the other's place that knows nothing of what was before."""
+        self.start(SERVER, self.server_security)
 
     @property
     def client(self) -> QuicEndpoint:
@@ -169,8 +213,13 @@ class Pair:
             for end in self.ends.values():
                 end.on_timer(self.now)
 
+    def _accept_early(self, link: QuicLink) -> EarlyLinkHandler:
+        return self._record(EarlyRecorder())
+
     def _accept(self, link: QuicLink) -> LinkHandler:
-        recorder = Recorder()
+        return self._record(Recorder())
+
+    def _record(self, recorder: R) -> R:
         self.accepted.append(recorder)
         if self.on_accept is not None:
             self.on_accept(recorder)
