@@ -7,7 +7,7 @@ measured is grpc's own cost.
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -93,12 +93,9 @@ class GrpcPeer:
         announce(f"127.0.0.1:{port}")
         await server.wait_for_termination()
 
-    def connect(self, *, resume: bool = False) -> AbstractAsyncContextManager[GrpcClient]:
-        """Open a channel that shares its connection with no other."""
-        return self._connect()
-
     @asynccontextmanager
-    async def _connect(self) -> AsyncIterator[GrpcClient]:
+    async def connect(self) -> AsyncIterator[GrpcClient]:
+        """Open a channel that shares its connection with no other."""
         files = self._files
         credentials = grpc.ssl_channel_credentials(
             root_certificates=files["ca.pem"], private_key=files["client.key"], certificate_chain=files["client.pem"]
@@ -106,6 +103,14 @@ class GrpcPeer:
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.secure_channel(self._settings.address, credentials, options=options) as channel:
             yield GrpcClient(channel)
+
+    @asynccontextmanager
+    async def dialling(
+        self, *, resume: bool = False
+    ) -> AsyncIterator[Callable[[], AbstractAsyncContextManager[GrpcClient]]]:
+        """Get ready to open many connections; none is resumed."""
+        assert not resume
+        yield self.connect
 
     async def _echo(self, request: bytes, _context: Any) -> bytes:
         return request

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from certificates import tls_context
@@ -122,16 +122,21 @@ class GrpclibPeer:
         announce(f"127.0.0.1:{sock.getsockname()[1]}")
         await server.wait_closed()
 
-    def connect(self, *, resume: bool = False) -> AbstractAsyncContextManager[GrpclibClient]:
-        """Open a channel."""
-        return self._connect()
-
     @asynccontextmanager
-    async def _connect(self) -> AsyncIterator[GrpclibClient]:
+    async def connect(self) -> AsyncIterator[GrpclibClient]:
+        """Open a channel."""
         host, _, port = self._settings.address.rpartition(":")
         context = tls_context(self._settings.directory, "client", _ALPN)
         async with Channel(host, int(port), ssl=context, codec=BytesCodec()) as channel:
             yield GrpclibClient(channel)
+
+    @asynccontextmanager
+    async def dialling(
+        self, *, resume: bool = False
+    ) -> AsyncIterator[Callable[[], AbstractAsyncContextManager[GrpclibClient]]]:
+        """Get ready to open many connections; none is resumed."""
+        assert not resume
+        yield self.connect
 
     async def _echo(self, stream: Stream[bytes, bytes]) -> None:
         await stream.send_message(await _only(stream))

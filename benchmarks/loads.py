@@ -120,12 +120,12 @@ async def connections(peer: Peer, _loop: Loop, settings: Settings, *, resume: bo
 
     async def one() -> None:
         began = time.perf_counter()
-        async with peer.connect(resume=resume) as client:
+        async with dial() as client:
             if await client.echo(data) != data:
                 raise AssertionError("the answer is not what was sent")
             meter.durations.append(time.perf_counter() - began)
 
-    async with peer.connect() as watcher:
+    async with peer.connect() as watcher, peer.dialling(resume=resume) as dial:
         began = time.perf_counter()
         while time.perf_counter() - began < WARM_UP_SECONDS:
             await one()
@@ -142,11 +142,11 @@ async def idle(peer: Peer, loop: Loop, settings: Settings) -> Load:
     data = message(0, settings.size)
 
     async def open_one(stack: AsyncExitStack) -> None:
-        client = await stack.enter_async_context(peer.connect())
+        client = await stack.enter_async_context(dial())
         if await client.echo(data) != data:
             raise AssertionError("the answer is not what was sent")
 
-    async with peer.connect() as watcher, AsyncExitStack() as stack:
+    async with peer.connect() as watcher, peer.dialling() as dial, AsyncExitStack() as stack:
         for _ in range(8):  # what the first ones load or cache belongs to none
             await open_one(stack)
         meter.start(await watcher.usage())

@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 import attrs
 from measure import Usage
 
-__all__ = ["AsyncioLoop", "Client", "Event", "Gate", "Loop", "Peer", "Settings", "check", "message", "messages"]
+__all__ = ["AsyncioLoop", "Client", "Dial", "Event", "Gate", "Loop", "Peer", "Settings", "check", "message", "messages"]
 
 T = TypeVar("T")
 
@@ -69,6 +69,17 @@ class Client(Protocol):
         """Return what the server gave back, while it is still being sent."""
 
 
+class Echoer(Protocol):
+    """A connection that is opened only to see what that costs."""
+
+    async def echo(self, data: bytes) -> bytes:
+        """Return what the server gave back; called once."""
+
+
+Dial = Callable[[], AbstractAsyncContextManager[Echoer]]
+"""Opens a connection of its own, and closes it at the end of the block."""
+
+
 class Event(Protocol):
     """What the events of asyncio and Trio have in common."""
 
@@ -101,11 +112,14 @@ class Peer(Protocol):
     async def serve(self) -> None:
         """Serve until killed."""
 
-    def connect(self, *, resume: bool = False) -> AbstractAsyncContextManager[Client]:
-        """Open a connection of its own.
+    def connect(self) -> AbstractAsyncContextManager[Client]:
+        """Open a connection."""
+
+    def dialling(self, *, resume: bool = False) -> AbstractAsyncContextManager[Dial]:
+        """Get ready to open many connections, at the same time or one after another.
 
         Args:
-            resume: leave out the certificates by what an earlier connection of this object left behind.
+            resume: leave out the certificates from the second connection on.
         """
 
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
+import attrs
 import trio
 from measure import Usage, usage
-from peering import Event, Gate, Loop, Settings, check, messages
+from peering import Dial, Event, Gate, Loop, Settings, check, messages
 from program import announce, main
 
 import rpcnet
+from rpcnet._net.client_session import ClientSession
+from rpcnet._net.endpoint import Endpoint
+from rpcnet._net.session import CLOSE_NORMAL
 
+SERVER = "server"
+MANY = 1_000_000
 T = TypeVar("T")
 
 
@@ -84,6 +90,33 @@ class Echo:
             yield chunk
 
 
+class Again:
+    """A connection of a node that dials one peer again and again.
+
+    A node has one connection with each peer. So once the first call is answered, the node is made to forget the
+    connection, and the next call dials.
+    """
+
+    def __init__(self, endpoint: Endpoint, address: str, stub: Echo) -> None:
+        self._endpoint = endpoint
+        self._key = (address, SERVER)
+        self._stub = stub
+        self._session: ClientSession | None = None
+
+    async def echo(self, data: bytes) -> bytes:
+        """Return what the server gave back."""
+        answer = await self._stub.echo(data)
+        session = self._endpoint._dialled.pop(self._key)  # noqa: SLF001 - there is no public way to forget
+        session._on_end = lambda: None  # noqa: SLF001 - its end is not that of the next one
+        self._session = session
+        return answer
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._session is not None:
+            self._session.close(CLOSE_NORMAL, "done")
+
+
 class RpcnetPeer:
     """rpcnet on both sides.
 
@@ -95,30 +128,51 @@ class RpcnetPeer:
         self._settings = settings
         self._gate = Gate(loop.event)
         self._security = rpcnet.Security.shared_secret(os.environ["RPCNET_SECRET"], cluster="benchmark")
-        in_flight = max(settings.in_flight, 1024)
-        limits = rpcnet.RpcConfig(max_calls_per_connection=in_flight, max_running_handlers=max(in_flight, 10_000))
-        self._config = rpcnet.NodeConfig(rpc=limits)
+        self._limits = rpcnet.RpcConfig(
+            max_calls_per_connection=max(settings.in_flight, 1024),
+            max_running_handlers=max(settings.in_flight, 10_000),
+            max_connections_per_address=MANY,
+            max_handshakes_per_second=MANY,
+        )
+
+    def _node(self, name: str, *, resumption: bool = True, services: Sequence[object] = ()) -> rpcnet.Node:
+        address = self._settings.address
+        config = rpcnet.NodeConfig(rpc=attrs.evolve(self._limits, resumption=resumption))
+        seeds = [address] if address else []
+        return rpcnet.Node(name, seeds=seeds, services=services, security=self._security, config=config)
 
     async def serve(self) -> None:
         """Serve until killed."""
-        services = [Echo(self._gate)]
-        async with rpcnet.Node("server", services=services, security=self._security, config=self._config) as node:
+        async with self._node(SERVER, services=[Echo(self._gate)]) as node:
             announce(node.address)
             await trio.sleep_forever()
 
-    def connect(self, *, resume: bool = False) -> AbstractAsyncContextManager[Echo]:
-        """Open a connection."""
-        return self._connect()
-
     @asynccontextmanager
-    async def _connect(self) -> AsyncIterator[Echo]:
-        seeds = [self._settings.address]
-        async with rpcnet.Node("client", seeds=seeds, security=self._security, config=self._config) as node:
+    async def connect(self) -> AsyncIterator[Echo]:
+        """Open a connection."""
+        async with self._node("client") as node:
             await node.registry.wait_for(2)
             if self._settings.variant == "client":
                 yield rpcnet.ClusterClient(node, balancing=rpcnet.LeastConnections()).stub(Echo)
             else:
-                yield node.stub(Echo, node="server")
+                yield node.stub(Echo, node=SERVER)
+
+    @asynccontextmanager
+    async def dialling(self, *, resume: bool = False) -> AsyncIterator[Dial]:
+        """Get ready to open many connections, all of one node."""
+        async with self._node("dialler", resumption=resume) as node:
+            await node.registry.wait_for(2)
+            endpoint, stub = node._client_host().endpoint, node.stub(Echo, node=SERVER)  # noqa: SLF001 - as above
+
+            @asynccontextmanager
+            async def dial() -> AsyncIterator[Again]:
+                again = Again(endpoint, self._settings.address, stub)
+                try:
+                    yield again
+                finally:
+                    again.close()
+
+            yield dial
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ The rules of this file:
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 import struct
 from collections import deque
@@ -20,7 +21,7 @@ from typing import Any
 
 from certificates import configure, tls_context
 from measure import Usage, usage
-from peering import AsyncioLoop, Loop, Settings, check, messages
+from peering import AsyncioLoop, Dial, Loop, Settings, check, messages
 from program import announce, main
 
 _HEAD = struct.Struct("!IB")
@@ -265,9 +266,14 @@ class TlsPeer:
         announce(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
         await server.serve_forever()
 
-    def connect(self, *, resume: bool = False) -> AbstractAsyncContextManager[TlsClient]:
+    def connect(self) -> AbstractAsyncContextManager[TlsClient]:
         """Open a connection."""
-        return self._connect(self._resuming if resume else self._full)
+        return self._connect(self._full)
+
+    @asynccontextmanager
+    async def dialling(self, *, resume: bool = False) -> AsyncIterator[Dial]:
+        """Get ready to open many connections."""
+        yield functools.partial(self._connect, self._resuming if resume else self._full)
 
     @asynccontextmanager
     async def _connect(self, context: ssl.SSLContext) -> AsyncIterator[TlsClient]:
