@@ -24,19 +24,24 @@ are Trio's (``with trio.fail_after(0.5): ...``) and travel; cancelling a caller 
 call is one :class:`StatusError`. What the cluster does is heard with ``async with node.events() as events``.
 """
 
+from ._context import detached
 from ._core.balancing import LeastConnections, LoadBalancingStrategy, Random, RoundRobin, WorkerView
 from ._core.resilience import RetryPolicy
+from ._middleware import Call, Middleware
 from ._net.identity import Security
+from .call import Peer, ServerCall, current_call
 from .client import ClusterClient
 from .config import DetectorConfig, GossipConfig, NodeConfig, RpcConfig, SupervisionConfig
 from .errors import (
     Aborted,
     AlreadyExists,
+    ApplicationError,
     CallCancelled,
     ConfigError,
     DataLoss,
     DeadlineExceeded,
     FailedPrecondition,
+    Hop,
     Internal,
     InvalidArgument,
     JoinError,
@@ -80,6 +85,8 @@ from .views import ClusterMembership, NodeRegistry, WorkerRegistry
 __all__ = [
     "Aborted",
     "AlreadyExists",
+    "ApplicationError",
+    "Call",
     "CallCancelled",
     "ClusterClient",
     "ClusterEvent",
@@ -91,11 +98,13 @@ __all__ = [
     "EventsDropped",
     "FailedPrecondition",
     "GossipConfig",
+    "Hop",
     "Internal",
     "InvalidArgument",
     "JoinError",
     "LeastConnections",
     "LoadBalancingStrategy",
+    "Middleware",
     "NameConflict",
     "NoWorkers",
     "Node",
@@ -115,6 +124,7 @@ __all__ = [
     "NodeUpdated",
     "NotFound",
     "OutOfRange",
+    "Peer",
     "PermissionDenied",
     "ProtocolError",
     "Random",
@@ -125,6 +135,7 @@ __all__ = [
     "RpcNetError",
     "Security",
     "SecurityError",
+    "ServerCall",
     "Status",
     "StatusError",
     "SupervisionConfig",
@@ -135,6 +146,8 @@ __all__ = [
     "VersionMismatch",
     "WorkerRegistry",
     "WorkerView",
+    "current_call",
+    "detached",
     "rpc",
     "service",
 ]

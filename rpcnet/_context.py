@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-__all__ = ["ServedCall", "detached", "inherited_deadline", "served_call"]
+__all__ = ["ServedCall", "call_maker", "detached", "inherited_deadline", "served_call"]
 
 _NEVER = float("inf")
 
@@ -23,6 +23,9 @@ class ServedCall(Protocol):
 
 served_call: ContextVar[ServedCall | None] = ContextVar("rpcnet served call", default=None)
 """The call that the current handler serves; calls that it makes inherit its deadline."""
+
+call_maker: ContextVar[Callable[[Any], Any] | None] = ContextVar("rpcnet call maker", default=None)
+"""Makes what ``rpcnet.current_call()`` returns of a served call; the same for all calls of a node."""
 
 
 def inherited_deadline() -> float:

@@ -88,6 +88,8 @@ class RpcConfig:
     """Calls one peer may have in flight here; it is told so, and keeps the rest waiting on its side."""
     max_running_handlers: int = attrs.field(default=10_000, validator=_between(1, 1_000_000))
     """Handlers that may be suspended at once on this node; further calls wait in the queue."""
+    max_threads: int = attrs.field(default=40, validator=_between(1, 10_000))
+    """Handlers written as plain ``def`` that run at once on this node, each in a thread; further calls wait."""
     max_connections: int = attrs.field(default=4096, validator=_between(1, 1_000_000))
     """Connections that others may open to this node."""
     max_unauthenticated: int = attrs.field(default=256, validator=_between(1, 1_000_000))

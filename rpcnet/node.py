@@ -16,6 +16,7 @@ import trio
 from ._core.bodies import Hello
 from ._core.members import MemberRecord, check_metadata
 from ._core.naming import node_id_of
+from ._middleware import Middleware
 from ._net.addresses import check_setting, format_address, is_wildcard, parse_address
 from ._net.endpoint import Endpoint
 from ._net.environment import current_environment
@@ -34,6 +35,7 @@ from ._tasks.rpc_server import RpcServerTask
 from ._tasks.snapshots import MembershipSnapshot
 from ._tasks.subscriptions import EventStream, SubscriptionHub
 from ._tasks.supervisor import NodeTask, Supervisor
+from .call import CallHost, ServerCall
 from .client import ClientHost, ClusterClient
 from .config import NodeConfig
 from .errors import ConfigError
@@ -65,6 +67,7 @@ class Node:
         seeds: addresses of nodes to join through; the node's own address among them is skipped.
         tags: what selectors of others look at; with the names of the services at most 512 bytes encoded.
         services: objects of classes decorated with :func:`rpcnet.service`.
+        middleware: what runs around every call that the node serves, the outermost first; see :class:`Middleware`.
         security: who may join; default :meth:`Security.default`.
         config: settings; default :meth:`NodeConfig.lan`.
 
@@ -85,6 +88,7 @@ class Node:
         seeds: Sequence[str] = (),
         tags: Mapping[str, str] | None = None,
         services: Iterable[object] = (),
+        middleware: Iterable[Middleware[ServerCall]] = (),
         security: Security | None = None,
         config: NodeConfig | None = None,
     ) -> None:
@@ -94,7 +98,11 @@ class Node:
         self._seeds = _check_seeds(seeds)
         self._tags = dict(_checked("tags", {} if tags is None else tags, Mapping))
         self._config = _checked("config", config or NodeConfig.lan(), NodeConfig)
-        self._table = HandlerTable(list(_checked("services", services, Iterable)), self._config.rpc)
+        self._bus = Bus(self._config.supervision.inbox_size)
+        self._hub = SubscriptionHub(self._config.supervision.subscription_size)
+        self._registry = NodeRegistry(self._bus, self._hub)
+        host = CallHost(self, self._registry.get, lambda: self._running.endpoint.draining, self._config.rpc)
+        self._table = HandlerTable(list(_checked("services", services, Iterable)), self._config.rpc, host, middleware)
         if security is not None and not isinstance(security, Security):
             raise ConfigError(f"security: must be a Security, not {type(security).__name__}")
         self._security = security
@@ -103,10 +111,7 @@ class Node:
             check_setting("advertise", advertise, is_dialled=True)
         if name is not None:
             check_metadata(name, self._tags, self._table.service_names)
-        self._bus = Bus(self._config.supervision.inbox_size)
-        self._hub = SubscriptionHub(self._config.supervision.subscription_size)
         self._supervisor = Supervisor(self._config.supervision, self._bus)
-        self._registry = NodeRegistry(self._bus, self._hub)
         self._membership = ClusterMembership(self._bus)
         self._client: ClusterClient | None = None
         self._parts: _Parts | None = None

@@ -19,6 +19,8 @@ PRESENT: frozenset[str] = frozenset(
         *("Node", "NodeConfig", "GossipConfig", "DetectorConfig", "RpcConfig", "SupervisionConfig", "Security"),
         # services
         *("service", "rpc"),
+        # inside a handler, and around calls
+        *("current_call", "detached", "Call", "ServerCall", "Peer", "Middleware"),
         # clients and load balancing
         *("ClusterClient", "RetryPolicy", "LoadBalancingStrategy", "WorkerView"),
         *("RoundRobin", "Random", "LeastConnections"),
@@ -29,7 +31,7 @@ PRESENT: frozenset[str] = frozenset(
         *("NodeJoined", "NodeUpdated", "NodeSuspected", "NodeRecovered", "NodeFailed", "NodeLeft"),
         *("NodeReplaced", "NodeReaped"),
         # errors
-        *("RpcNetError", "Status", "StatusError"),
+        *("RpcNetError", "Status", "StatusError", "ApplicationError", "Hop"),
         *("CallCancelled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists"),
         *("PermissionDenied", "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented"),
         *("Internal", "Unavailable", "DataLoss", "Unauthenticated"),
@@ -42,8 +44,6 @@ LATER: frozenset[str] = frozenset(
     {
         # without a cluster
         *("Server", "connect", "connect_cluster", "SeedSource"),
-        # inside a handler, and errors of one's own
-        *("current_call", "detached", "ApplicationError"),
         # policies and strategies
         *("HedgePolicy", "CircuitBreaker"),
         *("PowerOfTwoChoices", "Weighted", "LatencyAware", "ConsistentHash", "PreferZone"),

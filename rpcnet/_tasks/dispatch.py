@@ -27,7 +27,7 @@ import attrs
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
-from rpcnet._context import served_call
+from rpcnet._context import call_maker, served_call
 from rpcnet._net.endpoint import CallQueue
 from rpcnet._net.pump import PortPump
 from rpcnet._net.server_session import IncomingCall
@@ -140,6 +140,7 @@ class Dispatcher:
         self.reads = False
         """Whether the leader holds the reading role."""
         self._base = contextvars.Context()
+        self._base.run(call_maker.set, table.call_of)
         self.is_draining = False
         """Whether new calls are refused."""
 
@@ -245,6 +246,8 @@ class Dispatcher:
             raise Unimplemented(f"no method has the number {call.number}", never_ran=True)
         if handler.guard is not None:
             handler.guard(call)
+        if call.metadata:
+            self._table.call_of(call)  # refuses what cannot be read
         try:
             return handler, handler.codec.decode_arguments(call.body)
         except InvalidArgument as error:

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import trio
 
 from rpcnet._core.bodies import MethodEntry, ServiceEntry
 from rpcnet._core.values import MethodCodec, compile_method
+from rpcnet._middleware import Call, Middleware, check_middleware
 from rpcnet._net.server_session import IncomingCall
 from rpcnet.config import RpcConfig
 from rpcnet.errors import ConfigError
-from rpcnet.service import MethodDefinition, Shape, definition_of, implementation_of
+from rpcnet.service import Kind, MethodDefinition, Shape, definition_of, implementation_of
 
-from .handlers import Handler
+from .asyncio_handlers import AsyncioLoop
+from .handlers import Handler, Host
+from .invoking import direct, guard_of, threaded, with_middleware
 from .streaming import streaming
 
 __all__ = ["HandlerTable"]
-
-
-def _handler(service: object, method: MethodDefinition, codec: MethodCodec, config: RpcConfig) -> Handler:
-    function = implementation_of(service, method)
-    if method.shape is not Shape.UNARY:
-        return Handler(method, codec, None, streaming(method, codec, function, config.stream_window_bytes))
-
-    async def invoke(_: IncomingCall, arguments: list[object]) -> object:
-        return await function(*arguments)
-
-    return Handler(method, codec, function, invoke)
 
 
 class HandlerTable:
@@ -33,20 +28,30 @@ class HandlerTable:
 
     Args:
         services: the service objects; two with the same name raise :class:`ConfigError`.
-        config: limits for values.
+        config: limits for values and threads.
+        host: who serves, for what handlers may know.
+        middleware: what every call is run through, the outermost first.
     """
 
-    def __init__(self, services: Sequence[object], config: RpcConfig) -> None:
+    def __init__(
+        self, services: Sequence[object], config: RpcConfig, host: Host, middleware: Iterable[Middleware[Any]] = ()
+    ) -> None:
         self._handlers: list[Handler] = []
         self._entries: list[ServiceEntry] = []
+        self._config = config
+        self._host = host
+        self._middleware = check_middleware(middleware)
+        self._limiter = trio.CapacityLimiter(config.max_threads)
+        self.asyncio: AsyncioLoop | None = None
+        """The loop for handlers that need one; it has to be open while calls are served."""
         for service in services:
-            self._add(service, config)
+            self._add(service)
 
     def __len__(self) -> int:
         """Return the number of methods."""
         return len(self._handlers)
 
-    def _add(self, service: object, config: RpcConfig) -> None:
+    def _add(self, service: object) -> None:
         if isinstance(service, type):
             raise ConfigError(f"services: {service.__name__} is a class; pass an object, {service.__name__}()")
         definition = definition_of(service)
@@ -54,10 +59,25 @@ class HandlerTable:
             raise ConfigError(f"services: two services are named {definition.name!r}")
         methods: list[MethodEntry] = []
         for method in definition.methods.values():
-            codec = compile_method(method, max_depth=config.max_depth, max_bytes=config.max_message_bytes)
+            codec = compile_method(method, max_depth=self._config.max_depth, max_bytes=self._config.max_message_bytes)
             methods.append(MethodEntry(method.name, len(self._handlers), method.idempotent, method.shape))
-            self._handlers.append(_handler(service, method, codec, config))
+            self._handlers.append(self._handler(service, method, codec))
         self._entries.append(ServiceEntry(definition.name, definition.version, tuple(methods)))
+
+    def _handler(self, service: object, method: MethodDefinition, codec: MethodCodec) -> Handler:
+        function = implementation_of(service, method)
+        plain: Callable[..., Any] | None = None
+        if method.shape is not Shape.UNARY:
+            invoke = streaming(method, codec, function, self._config.stream_window_bytes)
+        elif method.kind is Kind.THREAD:
+            invoke = threaded(function, self._limiter)
+        elif method.kind is Kind.ASYNCIO:
+            self.asyncio = self.asyncio or AsyncioLoop(method.full_name)
+            invoke = self.asyncio.invoking(function)
+        else:
+            plain, invoke = function, direct(function)
+        handler = Handler(method, codec, plain, invoke, guard_of(method, self._host))
+        return with_middleware(handler, self._middleware, self.call_of) if self._middleware else handler
 
     @property
     def entries(self) -> tuple[ServiceEntry, ...]:
@@ -72,3 +92,15 @@ class HandlerTable:
     def get(self, number: int) -> Handler | None:
         """Return the handler of a method's number; None if there is no such method."""
         return self._handlers[number] if number < len(self._handlers) else None
+
+    def call_of(self, call: IncomingCall) -> Call:
+        """Return what a handler and middleware see of a call to one of these methods, the same for all who ask.
+
+        Raises:
+            InvalidArgument: its metadata is malformed.
+            ResourceExhausted: its metadata is too large.
+        """
+        seen = call.context
+        if not isinstance(seen, Call):
+            seen = call.context = self._host.call_of(call, self._handlers[call.number])
+        return seen

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
 
 import attrs
 
 from rpcnet._core.values import MethodCodec
+from rpcnet._middleware import Call
 from rpcnet._net.server_session import IncomingCall
 from rpcnet.service import MethodDefinition
 
-__all__ = ["END_OF_RESULTS", "Guard", "Handler", "Invoke"]
+__all__ = ["END_OF_RESULTS", "Guard", "Handler", "Host", "Invoke"]
 
 
 class _EndOfResults(enum.Enum):
@@ -42,3 +43,18 @@ class Handler:
     """Runs it otherwise."""
     guard: Guard | None = None
     """Who may call it, if not everybody may."""
+
+
+class Host(Protocol):
+    """Who serves: what handlers may know of their calls."""
+
+    def call_of(self, call: IncomingCall, handler: Handler) -> Call:
+        """Return what a handler and middleware see of a call.
+
+        Raises:
+            InvalidArgument: its metadata is malformed.
+            ResourceExhausted: its metadata is too large.
+        """
+
+    def tags_of(self, call: IncomingCall) -> Mapping[str, str]:
+        """Return the tags of the verified peer; none if it is no member of the cluster."""

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterable, Callable
-from typing import Any, cast
+from typing import Any
 
 from rpcnet._core.values import MethodCodec
 from rpcnet._net.server_session import IncomingCall
 from rpcnet._net.stream_values import ReceivedValues, send_values
-from rpcnet.errors import InvalidArgument
 from rpcnet.service import MethodDefinition
 
 from .handlers import END_OF_RESULTS, Invoke
@@ -37,8 +36,6 @@ def streaming(definition: MethodDefinition, codec: MethodCodec, method: Callable
     streams_results = definition.shape.streams_results
 
     async def invoke(call: IncomingCall, arguments: list[object]) -> object:
-        if not call.own_stream:
-            raise InvalidArgument(f"{definition.full_name}: is {definition.shape.value}", never_ran=True)
         stream = call.open_channel(window if place is not None else 0)
         if place is not None:
             arguments.insert(place, ReceivedValues(stream, codec.decode_request))
@@ -47,7 +44,10 @@ def streaming(definition: MethodDefinition, codec: MethodCodec, method: Callable
             outcome = await outcome
         if not streams_results:
             return outcome
-        await send_values(stream, cast("AsyncIterable[object]", outcome), codec.encode_result)
+        if not isinstance(outcome, AsyncIterable):
+            kind = type(outcome).__name__
+            raise TypeError(f"{definition.full_name}: returned the wrong type: expected an async iterator, got {kind}")
+        await send_values(stream, outcome, codec.encode_result)
         return END_OF_RESULTS
 
     return invoke

@@ -20,6 +20,7 @@ from rpcnet._net.server_session import IncomingCall
 from rpcnet._tasks.dispatch import Dispatcher
 from rpcnet._tasks.handler_table import HandlerTable
 from rpcnet._tasks.handlers import Handler
+from rpcnet.call import CallHost
 from rpcnet.errors import (
     CallCancelled,
     StatusError,
@@ -50,6 +51,8 @@ class Session:
         self.answers[call.call_id] = outcome
 
 
+CONFIG = rpcnet.RpcConfig()
+HOST = CallHost(None, lambda _: None, trio.Event, CONFIG)
 DEFINITION = MethodDefinition("method", "service", Shape.UNARY, (), Any, idempotent=False)
 CODEC = compile_method(DEFINITION, max_depth=8, max_bytes=1 << 20)
 
@@ -73,7 +76,7 @@ class Table(HandlerTable):
     """A table whose methods are made up on the way."""
 
     def __init__(self) -> None:
-        super().__init__([], rpcnet.RpcConfig())
+        super().__init__([], CONFIG, HOST)
 
     def add(self, work: Work) -> int:
         async def invoke(_: IncomingCall, arguments: list[object]) -> object:
