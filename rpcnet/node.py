@@ -32,6 +32,7 @@ from ._tasks.lifetime import serving
 from ._tasks.membership import MembershipTask
 from ._tasks.registry import RegistryTask
 from ._tasks.rpc_server import RpcServerTask
+from ._tasks.service_lifetimes import ServiceLifetimes
 from ._tasks.snapshots import MembershipSnapshot
 from ._tasks.subscriptions import EventStream, SubscriptionHub
 from ._tasks.supervisor import NodeTask, Supervisor
@@ -59,6 +60,10 @@ class Node:
     Entering binds the port, starts the tasks and contacts the seeds; it returns when the node has joined, or at once
     if there are no seeds. Leaving drains (running calls get ``config.drain_timeout`` seconds), says goodbye and closes,
     all within bounded time, also when the block is cancelled. Errors of the body come out bare.
+
+    Services that are async context managers are entered before the node joins and left after it has drained, in reverse
+    order, all in one task; they have ``config.drain_timeout`` seconds for that. What one raises when it is entered
+    comes out bare. What fails later, a nursery that it holds open or its leaving, ends the node with ``NodeCrashed``.
 
     Args:
         name: unique in the cluster, at most 128 characters; default ``"<hostname>-<6 random letters>"``.
@@ -102,7 +107,8 @@ class Node:
         self._hub = SubscriptionHub(self._config.supervision.subscription_size)
         self._registry = NodeRegistry(self._bus, self._hub)
         host = CallHost(self, self._registry.get, lambda: self._running.endpoint.draining, self._config.rpc)
-        self._table = HandlerTable(list(_checked("services", services, Iterable)), self._config.rpc, host, middleware)
+        self._services = list(_checked("services", services, Iterable))
+        self._table = HandlerTable(self._services, self._config.rpc, host, middleware)
         if security is not None and not isinstance(security, Security):
             raise ConfigError(f"security: must be a Security, not {type(security).__name__}")
         self._security = security
@@ -191,6 +197,7 @@ class Node:
             rng=rng,
             joiner=Joiner(self._bus, endpoint, local, self._config, _child(rng)),
             seeds=[seed for seed in self._seeds if seed not in (address, port.local_address)],
+            lifetimes=ServiceLifetimes(self._services, self._table.contexts),
         )
 
     def _hello(self, first: MemberRecord) -> Hello:
@@ -363,7 +370,9 @@ class _Parts:
     rng: Random
     joiner: Joiner
     seeds: list[str]
+    lifetimes: ServiceLifetimes
     is_killed: bool = False
+    _has_started: bool = False
     _has_left: bool = False
 
     async def run(
@@ -372,17 +381,21 @@ class _Parts:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Run the port and the four tasks until cancelled; close the port then."""
+        """Enter the service objects, run the port and the four tasks until cancelled; close the port then."""
         try:
-            async with trio.open_nursery() as nursery:
+            async with self.lifetimes.entered(on_crash, self._patience), trio.open_nursery() as nursery:
                 await nursery.start(self.endpoint.run)
                 for name, make in self._tasks().items():
                     await nursery.start(self._supervise, name, make, on_crash)
                 if self.seeds and self.config.join == "background":
                     nursery.start_soon(self.joiner.keep_joining, self.seeds)
+                self._has_started = True
                 task_status.started()
         finally:
             self.close()
+
+    def _patience(self) -> float:
+        return 0.0 if self.is_killed else self.config.drain_timeout
 
     async def _supervise(
         self,
@@ -480,7 +493,7 @@ class _Parts:
 
     async def goodbye(self) -> None:
         """Leave if that has not been done, and close all connections."""
-        if not self.is_killed:
+        if self._has_started and not self.is_killed:
             await self.leave()
             self.endpoint.close_connections()
 

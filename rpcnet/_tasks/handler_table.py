@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import trio
@@ -42,8 +43,7 @@ class HandlerTable:
         self._host = host
         self._middleware = check_middleware(middleware)
         self._limiter = trio.CapacityLimiter(config.max_threads)
-        self.asyncio: AsyncioLoop | None = None
-        """The loop for handlers that need one; it has to be open while calls are served."""
+        self._asyncio: AsyncioLoop | None = None
         for service in services:
             self._add(service)
 
@@ -72,12 +72,17 @@ class HandlerTable:
         elif method.kind is Kind.THREAD:
             invoke = threaded(function, self._limiter)
         elif method.kind is Kind.ASYNCIO:
-            self.asyncio = self.asyncio or AsyncioLoop(method.full_name)
-            invoke = self.asyncio.invoking(function)
+            self._asyncio = self._asyncio or AsyncioLoop(method.full_name)
+            invoke = self._asyncio.invoking(function)
         else:
             plain, invoke = function, direct(function)
         handler = Handler(method, codec, plain, invoke, guard_of(method, self._host))
         return with_middleware(handler, self._middleware, self.call_of) if self._middleware else handler
+
+    @property
+    def contexts(self) -> tuple[AbstractAsyncContextManager[None], ...]:
+        """What has to be entered before calls are served, and left after the last one."""
+        return () if self._asyncio is None else (self._asyncio.open(),)
 
     @property
     def entries(self) -> tuple[ServiceEntry, ...]:
