@@ -101,7 +101,7 @@ class RpcConfig:
     max_unauthenticated_bytes: int = attrs.field(default=16 << 20, validator=_between(65536, 1 << 40))
     """Bytes of datagrams that connections in mid-handshake may make this node hold, in equal shares.
 
-    Must be at least 32 KiB times ``max_unauthenticated``.
+    Must be at least 32 KiB times ``max_unauthenticated``. Each such connection costs some 60 KiB besides.
     """
     max_connections_per_address: int = attrs.field(default=1024, validator=_between(1, 1_000_000))
     """Connections that others may open to this node from one IP address, or from one /64 of IPv6."""

@@ -249,13 +249,14 @@ class QuicEndpoint:
     # --- input
 
     def _feed(self, link: QuicLink, data: bytes, source: Address, now: float) -> None:
-        self._count.datagrams += 1
         if link.closed is not None:
+            self._count.datagrams += 1
             self._repeat_goodbye(link)
             return
         if link.proof is None and link.place is not None and not self._admission.take(link.place, data):
             self._count.refused += 1
             return
+        self._count.datagrams += 1
         try:
             link.engine.receive_datagram(data, source, now)
         except Exception:  # noqa: BLE001 - whatever a peer makes the engine raise concerns its own link only

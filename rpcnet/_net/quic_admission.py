@@ -63,10 +63,10 @@ class _Origin:
 
     unproved: _Allowance
     proved: _Allowance
-    connections: int = 0
-    """Connections of proved peers, or from a proved address."""
+    verified: int = 0
+    """Connections of verified peers."""
     handshakes: int = 0
-    """Those of them in mid-handshake."""
+    """Connections in mid-handshake from there that had proved to be."""
     places: int = 0
     """Everything that began there and has not ended."""
 
@@ -78,8 +78,10 @@ class Place:
     origin: _Origin
     is_proved: bool
     """Whether its address was proved before it began."""
+    is_handshaking: bool = True
+    """Whether it is in mid-handshake."""
     is_verified: bool = False
-    """Whether the peer is verified."""
+    """Whether the peer is verified, and its address may have the connection."""
     bytes_left: int = 0
     """Bytes of datagrams that are taken of it before that."""
 
@@ -117,7 +119,8 @@ class Admission:
         if is_proved:
             if origin is None:
                 return Verdict.ADMIT
-            is_full = origin.connections >= config.max_connections_per_address or origin.handshakes >= self._share
+            mine = origin.verified + origin.handshakes
+            is_full = mine >= config.max_connections_per_address or origin.handshakes >= self._share
             return Verdict.REFUSE if is_full or not origin.proved.has_room(now) else Verdict.ADMIT
         if self._unproved >= self._share:
             return Verdict.RETRY
@@ -133,7 +136,6 @@ class Admission:
         origin.places += 1
         (origin.proved if is_proved else origin.unproved).left -= 1.0
         if is_proved:
-            origin.connections += 1
             origin.handshakes += 1
         else:
             self._unproved += 1
@@ -155,24 +157,22 @@ class Admission:
         return True
 
     def verify(self, place: Place) -> bool:
-        """Note that the peer of a connection is verified; say whether its address may have it."""
+        """Note that the peer of a connection is verified; say whether its address may have one more."""
         self._end_handshake(place)
-        place.is_verified = True
-        origin = place.origin
-        if not place.is_proved:
-            origin.connections += 1
-            return origin.connections <= self._config.max_connections_per_address
-        return True
+        place.is_verified = place.origin.verified < self._config.max_connections_per_address
+        place.origin.verified += place.is_verified
+        return place.is_verified
 
     def end(self, place: Place) -> None:
         """Note that a connection has ended."""
-        if not place.is_verified:
+        if place.is_handshaking:
             self._end_handshake(place)
         place.origin.places -= 1
-        place.origin.connections -= place.is_proved or place.is_verified
+        place.origin.verified -= place.is_verified
         self.accepted -= 1
 
     def _end_handshake(self, place: Place) -> None:
+        place.is_handshaking = False
         self.handshaking -= 1
         if place.is_proved:
             place.origin.handshakes -= 1

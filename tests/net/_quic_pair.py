@@ -153,15 +153,16 @@ class Pair:
 
     def __attrs_post_init__(self) -> None:
         for address, secure in ((CLIENT, self.client_security), (SERVER, self.server_security)):
-            self.ports[address] = WirePort(address, self._carry, self.max_bytes)
             self.start(address, secure)
 
     def start(self, address: Address, secure: Security) -> None:
         """Start an endpoint at an address; another one that was there is forgotten with all it knew."""
+        if address not in self.ports:
+            self.ports[address] = WirePort(address, self._carry, self.max_bytes)
         self.ends[address] = QuicEndpoint(
             self.ports[address],
             secure,
-            "a" if address == CLIENT else "b",
+            "b" if address == SERVER else "a",
             self.config,
             self._accept,
             accept_early=self._accept_early if self.accepts_early else None,
@@ -181,9 +182,13 @@ class Pair:
     def server(self) -> QuicEndpoint:
         return self.ends[SERVER]
 
-    def dial(self, *, expected_name: str | None = None, address: Address = SERVER) -> tuple[QuicLink, Recorder]:
+    def dial(
+        self, *, expected_name: str | None = None, address: Address = SERVER, source: Address = CLIENT
+    ) -> tuple[QuicLink, Recorder]:
         recorder = Recorder()
-        link = self.client.dial(address, recorder, expected_name=expected_name, now=self.now)
+        if source not in self.ends:
+            self.start(source, self.client_security)
+        link = self.ends[source].dial(address, recorder, expected_name=expected_name, now=self.now)
         return link, recorder
 
     def connect(self) -> tuple[QuicLink, Recorder, QuicLink, Recorder]:
