@@ -97,7 +97,7 @@ class ServiceLifetimes:
                         scope.deadline = trio.current_time() + patience()
         except Exception as error:  # noqa: BLE001 - told to who asked for it
             failure = failure or error
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and patience():
             log.warning("the service objects were not left within %s s", patience())
         if failure is None:
             return
