@@ -39,7 +39,8 @@ def table(results: Sequence[Result]) -> str:
         if load is None:
             lines.append(f"  {result.peer:<16}failed: {result.failures[0]}")
             continue
-        ours = loads.get((workload.name, next(iter(PEERS))))
+        first = next(iter(PEERS))
+        ours = loads.get((workload.name, first)) if result.peer != first else None
         row = _row(result.peer, load, ours, workload.size)
         lines.append(row + (_memory(load) if workload.is_memory else ""))
     return "\n".join(lines[1:])
@@ -56,7 +57,7 @@ def _head(result: Result) -> str:
 
 def _row(peer: str, load: Load, ours: Load | None, size: int) -> str:
     megabytes = f"{load.rate * size / 1e6:,.0f}" if size >= BULK_BYTES else ""
-    ratio = f"{ours.rate / load.rate:.2f}x" if ours is not None and ours is not load else ""
+    ratio = f"{ours.rate / load.rate:.2f}x" if ours is not None else ""
     cpu = f"{load.client.cpu_seconds / load.count * 1e6:,.1f} + {load.server.cpu_seconds / load.count * 1e6:,.1f}"
     memory = f"{load.client.rss_bytes / 2**20:,.0f} + {load.server.rss_bytes / 2**20:,.0f}"
     return (
