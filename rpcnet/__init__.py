@@ -24,6 +24,7 @@ are Trio's (``with trio.fail_after(0.5): ...``) and travel; cancelling a caller 
 call is one :class:`StatusError`. What the cluster does is heard with ``async with node.events() as events``.
 """
 
+from ._clients.middleware import ClientCall
 from ._context import detached
 from ._core.balancing import LeastConnections, LoadBalancingStrategy, Random, RoundRobin, WorkerView
 from ._core.resilience import RetryPolicy
@@ -88,6 +89,7 @@ __all__ = [
     "ApplicationError",
     "Call",
     "CallCancelled",
+    "ClientCall",
     "ClusterClient",
     "ClusterEvent",
     "ClusterMembership",

@@ -9,7 +9,7 @@ The rules of this file:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -17,11 +17,13 @@ import attrs
 import trio
 
 from ._clients.caller import Caller, Target
-from ._clients.stubs import make_stub
+from ._clients.middleware import ClientCall
+from ._clients.stubs import caller_of, make_stub
 from ._core.balancing import LeastConnections, LoadBalancingStrategy, WorkerView
 from ._core.bodies import encode_metadata
 from ._core.resilience import RetryPolicy, RetryState
 from ._core.values import MethodCodec, compile_method
+from ._middleware import Middleware
 from ._net.endpoint import Endpoint
 from .config import NodeConfig
 from .errors import ConfigError, NoWorkers, RpcNetError
@@ -75,6 +77,7 @@ class ClusterClient(Caller[NodeInfo]):
         node: the node whose registry and connections it uses.
         balancing: chooses among the workers that match.
         retry: when a failed attempt is followed by another.
+        middleware: what runs around every call of this client, the outermost first; see :class:`Middleware`.
     """
 
     def __init__(
@@ -83,9 +86,10 @@ class ClusterClient(Caller[NodeInfo]):
         *,
         balancing: LoadBalancingStrategy | None = None,
         retry: RetryPolicy | None = None,
+        middleware: Iterable[Middleware[ClientCall]] = (),
     ) -> None:
         self._host = host = node._client_host()  # noqa: SLF001 - the two share one room
-        super().__init__(host.endpoint, retry or RetryPolicy(), host.rng)
+        super().__init__(host.endpoint, retry or RetryPolicy(), host.rng, middleware)
         self._balancing = balancing or LeastConnections()
         self._registry = host.registry
         self._active: dict[str, int] = {}
@@ -157,7 +161,8 @@ class ClusterClient(Caller[NodeInfo]):
             StatusError: whatever the call ended with.
             NoWorkers: no node serves it where that is asked for.
         """
-        return await self.call(self._generic_target(method, args, where, node, wait_for_worker), *args)
+        target = self._generic_target(method, args, where, node, wait_for_worker)
+        return await caller_of(self, target, self._host.config.rpc)(*args)
 
     async def call_all_workers(self, method: str, /, *args: object, where: str | Selector = "") -> dict[NodeInfo, Any]:
         """Call a method on every worker that matches, and collect what each answers. A checkpoint.

@@ -20,7 +20,7 @@ PRESENT: frozenset[str] = frozenset(
         # services
         *("service", "rpc"),
         # inside a handler, and around calls
-        *("current_call", "detached", "Call", "ServerCall", "Peer", "Middleware"),
+        *("current_call", "detached", "Call", "ServerCall", "ClientCall", "Peer", "Middleware"),
         # clients and load balancing
         *("ClusterClient", "RetryPolicy", "LoadBalancingStrategy", "WorkerView"),
         *("RoundRobin", "Random", "LeastConnections"),

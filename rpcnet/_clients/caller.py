@@ -13,7 +13,7 @@ The rules of this file:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -26,6 +26,7 @@ from rpcnet._core.bodies import MethodEntry, join_metadata
 from rpcnet._core.framing import FrameKind, timeout_to_wire
 from rpcnet._core.resilience import RetryBudget, RetryPolicy, RetryState
 from rpcnet._core.values import MethodCodec
+from rpcnet._middleware import Middleware, check_middleware
 from rpcnet._net.call_stream import CallStream
 from rpcnet._net.client_session import ClientSession
 from rpcnet._net.endpoint import Endpoint
@@ -113,9 +114,14 @@ class Caller(ABC, Generic[P]):
         endpoint: where connections live.
         retry: when a failed attempt is followed by another.
         rng: for the pauses between attempts.
+        middleware: what runs around every call, the outermost first.
     """
 
-    def __init__(self, endpoint: Endpoint, retry: RetryPolicy, rng: Random) -> None:
+    def __init__(
+        self, endpoint: Endpoint, retry: RetryPolicy, rng: Random, middleware: Iterable[Middleware[Any]] = ()
+    ) -> None:
+        self.middleware = check_middleware(middleware)
+        """What runs around every call that a stub makes, the outermost first."""
         self._endpoint = endpoint
         self._retry = retry
         self._budget = RetryBudget(retry)
@@ -222,7 +228,7 @@ class Caller(ABC, Generic[P]):
 
         The attempt counts as active until :meth:`close` is called.
         """
-        deadline = self._deadline()
+        deadline = self.deadline()
         if deadline == -_NEVER:
             await trio.lowlevel.checkpoint()
         self._calls += 1
@@ -302,7 +308,8 @@ class Caller(ABC, Generic[P]):
     # --- what both need
 
     @staticmethod
-    def _deadline() -> float:
+    def deadline() -> float:
+        """Return when a call that is made now is given up: the caller's deadline, or that of the call it serves."""
         return min(trio.current_effective_deadline(), inherited_deadline())
 
     async def _found(self, target: Target) -> P:

@@ -11,9 +11,10 @@ from rpcnet.config import RpcConfig
 from rpcnet.service import Shape, definition_of
 
 from .caller import Caller, Target
+from .middleware import guarded, guarded_stream
 from .streams import StreamCall
 
-__all__ = ["Stub", "TargetMaker", "make_stub"]
+__all__ = ["Stub", "TargetMaker", "caller_of", "make_stub"]
 
 
 class TargetMaker(Protocol):
@@ -51,17 +52,21 @@ def make_stub(caller: Caller[Any], service: Callable[..., Any], config: RpcConfi
             shape=method.shape,
             idempotent=method.idempotent,
         )
-        methods[method.name] = caller_of(caller, target)
+        methods[method.name] = caller_of(caller, target, config)
     return Stub(definition.name, methods)
 
 
-def caller_of(caller: Caller[Any], target: Target) -> Callable[..., Any]:
-    """Return the function that makes a call of the target's shape."""
-    if target.shape is Shape.UNARY:
-        return functools.partial(caller.call, target)
-    if target.shape is Shape.CLIENT_STREAMING:
-        return functools.partial(caller.send_all, target)
+def caller_of(caller: Caller[Any], target: Target, config: RpcConfig) -> Callable[..., Any]:
+    """Return the function that makes a call of the target's shape, through the caller's middleware if it has any."""
+    has_middleware = bool(caller.middleware)
+    if target.shape.streams_results:
+        make = functools.partial(StreamCall, caller)
+        return guarded_stream(caller, target, config, make) if has_middleware else _stream_of(caller, target)
+    step = caller.send_all if target.shape.streams_requests else caller.call
+    return guarded(caller, target, config, step) if has_middleware else functools.partial(step, target)
 
+
+def _stream_of(caller: Caller[Any], target: Target) -> Callable[..., Any]:
     def stream(*args: object, **kwargs: object) -> StreamCall[Any]:
         return StreamCall(caller, target, args, kwargs)
 
