@@ -1,0 +1,129 @@
+"""Nodes of an organisation's own authority, on real sockets: certificates change while connections live."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+import pytest
+import trio
+from _peer import PATIENCE, config, eventually
+from cryptography import x509
+
+import rpcnet
+from _pki import GOSSIP_KEY, Authority, Files, root
+from rpcnet._net.identity import _Files
+
+
+@rpcnet.service
+class Echo:
+    """Says what it heard."""
+
+    @rpcnet.rpc
+    async def say(self, word: str) -> str:
+        return word
+
+
+def write(folder: Path, authority: Authority, name: str, *, trusted: bytes | None = None) -> Files:
+    return Files(folder / name).write(ca=trusted or authority.pem, leaf=authority.leaf(name), keys=GOSSIP_KEY)
+
+
+def node(files: Files, name: str, *seeds: str, services: tuple[object, ...] = ()) -> rpcnet.Node:
+    return rpcnet.Node(name, seeds=seeds, services=services, security=files.security(), config=config())
+
+
+def issuer_shown(client: rpcnet.Node, server: rpcnet.Node) -> x509.Name:
+    """Return who issued the certificate that a client was shown on its connection with a server."""
+    assert client._parts is not None
+    session = client._parts.endpoint.session(server.address, server.name)
+    assert session is not None
+    certificate, _ = session.link.engine.peer_certificates
+    assert certificate is not None
+    return certificate.issuer
+
+
+def look_again(node: rpcnet.Node) -> None:
+    """Have a node look at its files when it opens or accepts the next connection, as it would a second later."""
+    assert isinstance(node._security, _Files)
+    node._security._files._looked_at = float("-inf")
+
+
+async def test_certificates_are_replaced_on_disk_while_a_connection_lives(tmp_path: Path) -> None:
+    old, new = root("old"), root("new")
+    both = old.pem + new.pem
+    server_files = write(tmp_path, old, "server")
+    first_files, second_files = (
+        write(tmp_path, old, "first", trusted=both),
+        write(tmp_path, new, "second", trusted=both),
+    )
+    with trio.fail_after(PATIENCE):
+        async with (
+            node(server_files, "server", services=(Echo(),)) as server,
+            node(first_files, "first", server.address) as first,
+        ):
+            stub = first.stub(Echo)
+            assert await stub.say("before") == "before"
+            assert issuer_shown(first, server) == old.own.certificate.subject
+            with pytest.raises(rpcnet.JoinError) as refused:
+                async with node(second_files, "second", server.address):
+                    raise AssertionError("its authority is not trusted yet")
+            assert "not issued by an authority that is trusted here" in str(refused.value)
+
+            server_files.write(ca=both, leaf=new.leaf("server"))
+            look_again(server)
+            async with node(second_files, "second", server.address) as second:
+                assert await second.stub(Echo).say("from another authority") == "from another authority"
+                assert issuer_shown(second, server) == new.own.certificate.subject
+            assert await stub.say("on the old connection") == "on the old connection"
+            assert issuer_shown(first, server) == old.own.certificate.subject
+
+
+async def test_a_peer_of_an_authority_that_was_taken_out_keeps_its_connection_and_gets_no_new_one(
+    tmp_path: Path,
+) -> None:
+    old, new = root("old"), root("new")
+    both = old.pem + new.pem
+    server_files, late_files = write(tmp_path, old, "server", trusted=both), write(tmp_path, old, "late", trusted=both)
+    with trio.fail_after(PATIENCE):
+        async with (
+            node(server_files, "server", services=(Echo(),)) as server,
+            node(write(tmp_path, old, "early", trusted=both), "early", server.address) as early,
+        ):
+            assert await early.stub(Echo).say("before") == "before"
+            server_files.write(ca=new.pem, leaf=new.leaf("server"))
+            look_again(server)
+            with pytest.raises(rpcnet.JoinError) as refused:
+                async with node(late_files, "late", server.address):
+                    raise AssertionError("its authority is not trusted any more")
+            assert f"{server.address} refused this node: the peer's certificate was not issued" in str(refused.value)
+            assert await early.stub(Echo).say("after") == "after"
+
+
+async def test_a_node_must_be_called_what_its_certificate_says(tmp_path: Path) -> None:
+    files = write(tmp_path, root(), "server")
+    with pytest.raises(rpcnet.SecurityError, match="node name 'other': the certificate stands for node 'server'"):
+        async with node(files, "other"):
+            raise AssertionError("it is not that node")
+
+
+async def test_a_node_needs_gossip_keys(tmp_path: Path) -> None:
+    authority = root()
+    files = Files(tmp_path / "server").write(ca=authority.pem, leaf=authority.leaf("server"))
+    with pytest.raises(rpcnet.SecurityError, match="pass gossip_keys="):
+        async with node(files, "server"):
+            raise AssertionError("nobody could hear it")
+
+
+async def test_nodes_with_other_gossip_keys_do_not_hear_each_other(tmp_path: Path) -> None:
+    authority = root()
+    server_files = write(tmp_path, authority, "server")
+    client_files = write(tmp_path, authority, "client")
+    client_files.write(keys=base64.b64encode(os.urandom(32)).decode())
+    with trio.fail_after(PATIENCE):
+        async with node(server_files, "server") as server:
+            assert server._parts is not None
+            statistics = server._parts.endpoint.sealing_statistics
+            async with node(client_files, "client", server.address):
+                await eventually(lambda: statistics().unknown_key + statistics().forged > 0)
+    assert statistics().opened == 0
