@@ -20,7 +20,8 @@ import enum
 import types
 import typing
 import uuid
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -282,14 +283,29 @@ def runtime_types(annotation: Any) -> tuple[type, ...]:
     return (described.type,)
 
 
-def class_fields(cls: type) -> dict[str, Any]:
+_FIELDS: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
+
+
+def class_fields(cls: type) -> Mapping[str, Any]:
     """Return the fields of an attrs class or dataclass that travel, with their resolved annotations.
+
+    They are resolved once, when the class is met first: by then its module knows the names, and a class that is given
+    the name of another module later keeps them.
 
     Raises:
         Unsupported: an annotation is missing, or names something that cannot be found.
     """
+    fields = _FIELDS.get(cls)
+    if fields is None:
+        fields = _FIELDS[cls] = _resolved_fields(cls)
+    return fields
+
+
+def _resolved_fields(cls: type) -> dict[str, Any]:
     try:
         hints = typing.get_type_hints(cls)
+        if attrs.has(cls):
+            attrs.resolve_types(cls)  # for cattrs, which would do it later
     except NameError as error:
         raise Unsupported(f"{cls.__name__} names {error.name!r}, which is not defined at module level") from None
     found = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)

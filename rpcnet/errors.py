@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, dataclass_transform
 
 import attrs
 
@@ -103,7 +103,7 @@ class StatusError(RpcNetError):
         remote_traceback: the traceback of the node where the error arose, when both sides have switched that on.
     """
 
-    status: ClassVar[Status] = Status.UNKNOWN
+    status = Status.UNKNOWN
     wire_fields: tuple[str, bytes] | None = None
     """Name and packed fields of a declared error, on the way between the wire and the contract that knows it."""
 
@@ -253,7 +253,7 @@ class ApplicationError(StatusError):
     The message is the repr, ``OutOfPaper(tray=3)``, unless there is a field called ``message``.
     """
 
-    status: ClassVar[Status] = Status.FAILED_PRECONDITION
+    status = Status.FAILED_PRECONDITION
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if type(self) is ApplicationError:
