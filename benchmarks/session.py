@@ -90,7 +90,7 @@ class Session:
             in_flight=workload.in_flight,
             size=workload.size,
             count=workload.count,
-            seconds=self.seconds,
+            seconds=max(self.seconds, workload.least_seconds),
         )
         environment = {**os.environ, "PYTHONTRACEMALLOC": "1"} if workload.is_traced else dict(os.environ)
         program = HERE / PEERS[peer].file
@@ -101,7 +101,7 @@ class Session:
                 raise PeerFailed(f"the server ended with code {server.wait()} and said nothing")
             settings = attrs.evolve(settings, address=json.loads(line)["address"])
             with _running(program, "load", settings, environment) as load:
-                return _wait(load, PATIENCE_SECONDS + self.seconds)
+                return _wait(load, PATIENCE_SECONDS + settings.seconds)
 
 
 @contextlib.contextmanager

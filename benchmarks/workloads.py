@@ -27,6 +27,7 @@ _RPCNET = ("rpcnet", "trio", "aioquic", "attrs", "cattrs", "cbor2", "cryptograph
 PEERS = {
     "rpcnet": Program("rpcnet_peer.py", "client", _RPCNET),
     "rpcnet pinned": Program("rpcnet_peer.py", "pinned", _RPCNET),
+    "rpcnet node": Program("cluster_peer.py", packages=_RPCNET),
     "grpc.aio": Program("grpc_peer.py", packages=("grpcio",)),
     "grpclib": Program("grpclib_peer.py", packages=("grpclib", "h2")),
     "RPyC": Program("rpyc_peer.py", packages=("rpyc",)),
@@ -57,6 +58,8 @@ class Workload:
     """Messages of a stream, or calls."""
     rounds: int | None = None
     """How many, where one run says it all; otherwise as ``--rounds`` says."""
+    least_seconds: float = 0.0
+    """How long it is measured at least, whatever ``--seconds`` says."""
     is_memory: bool = False
     """Whether what each costs in memory is what matters."""
     is_traced: bool = False
@@ -117,6 +120,16 @@ WORKLOADS = (
     _memory("idle connections, traced", ("rpcnet",), is_traced=True),
     Workload(part="flood", name="unary 64 B, 10000 in flight", load="unary", peers=_FAST, in_flight=MOST_IN_FLIGHT),
     Workload(part="flood", name="10000 calls held", load="held", peers=_FAST, in_flight=MOST_IN_FLIGHT, is_memory=True),
+    Workload(
+        part="cluster",
+        name="one idle node of 50",
+        load="quiet",
+        peers=("rpcnet node",),
+        unit="seconds",
+        rounds=1,
+        least_seconds=10.0,
+    ),
+    Workload(part="cluster", name="choice among 1000 workers", load="choose", peers=("rpcnet node",), unit="choices"),
     Workload(
         part="soak",
         name="soak",
