@@ -14,7 +14,8 @@ from _peer import PATIENCE, Peer, config, eventually, pattern
 from _raw_client import HELLO, RawClient, call, open_lane, raw_client, say_hello
 
 import rpcnet
-from rpcnet._core.framing import FrameKind, StreamKind, encode_frame, encode_hello
+from rpcnet._core.bodies import encode_hello
+from rpcnet._core.framing import FrameKind, StreamKind, encode_frame
 from rpcnet._net.addresses import parse_address
 from rpcnet._net.quic import QuicLink
 from rpcnet._net.sealing import REFUSALS, Sealer
@@ -258,12 +259,12 @@ async def test_half_open_handshakes_are_bounded_and_a_good_client_still_gets_in(
 
             for _ in range(40):
                 nursery.start_soon(begin_only)
-            await eventually(lambda: target.statistics().quic.refused >= 32)
-            assert target.statistics().quic.handshaking == 8
+            await eventually(lambda: target.statistics().quic.retried >= 38)  # a quarter of 8 may begin unproved
+            assert target.statistics().quic.handshaking == 2
             async with node("friend", target.address) as friend:
                 assert await friend.stub(Peer, node="target").who() == "target"
-            assert target.statistics().quic.handshakes_failed == 8
-            assert target.statistics().quic.handshaking == 0
+            await eventually(lambda: target.statistics().quic.handshaking == 0)
+            assert target.statistics().quic.handshakes_failed == 2
             nursery.cancel_scope.cancel()
 
 
