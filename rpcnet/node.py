@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from importlib.metadata import version
-from random import Random
 from types import TracebackType
 from typing import Self, TypeVar
 
-import attrs
 import trio
 
+from ._assembly.common import checked, checked_security, child, hello_of, random_name
+from ._assembly.membership import NodeParts
 from ._core.bodies import Hello
 from ._core.members import MemberRecord, check_metadata
 from ._core.naming import node_id_of
@@ -22,20 +20,15 @@ from ._net.endpoint import Endpoint
 from ._net.environment import current_environment
 from ._net.identity import Security
 from ._net.ports import Environment
-from ._net.session import PROTOCOL_MAX, PROTOCOL_MIN
-from ._signals import Draining, Leaving, TagsChanged
+from ._signals import TagsChanged
 from ._tasks.bus import Bus
-from ._tasks.failure_detector import FailureDetectorTask
 from ._tasks.handler_table import HandlerTable
 from ._tasks.joining import Joiner
 from ._tasks.lifetime import serving
-from ._tasks.membership import MembershipTask
-from ._tasks.registry import RegistryTask
-from ._tasks.rpc_server import RpcServerTask
 from ._tasks.service_lifetimes import ServiceLifetimes
 from ._tasks.snapshots import MembershipSnapshot
 from ._tasks.subscriptions import EventStream, SubscriptionHub
-from ._tasks.supervisor import NodeTask, Supervisor
+from ._tasks.supervisor import Supervisor
 from .call import CallHost, ServerCall
 from .client import ClientHost, ClusterClient
 from .config import NodeConfig
@@ -47,11 +40,7 @@ from .views import ClusterMembership, NodeRegistry, WorkerRegistry
 
 __all__ = ["Node"]
 
-log = logging.getLogger("rpcnet.node")
 T = TypeVar("T")
-_VERSION = version("rpcnet")
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_ORDER_TIMEOUT = 0.5
 
 
 class Node:
@@ -101,17 +90,15 @@ class Node:
         self._bind = bind
         self._advertise = advertise
         self._seeds = _check_seeds(seeds)
-        self._tags = dict(_checked("tags", {} if tags is None else tags, Mapping))
-        self._config = _checked("config", config or NodeConfig.lan(), NodeConfig)
+        self._tags = dict(checked("tags", {} if tags is None else tags, Mapping))
+        self._config = checked("config", config or NodeConfig.lan(), NodeConfig)
         self._bus = Bus(self._config.supervision.inbox_size)
         self._hub = SubscriptionHub(self._config.supervision.subscription_size)
         self._registry = NodeRegistry(self._bus, self._hub)
         host = CallHost(self, self._registry.get, lambda: self._running.endpoint.draining, self._config.rpc)
-        self._services = list(_checked("services", services, Iterable))
+        self._services = list(checked("services", services, Iterable))
         self._table = HandlerTable(self._services, self._config.rpc, host, middleware)
-        if security is not None and not isinstance(security, Security):
-            raise ConfigError(f"security: must be a Security, not {type(security).__name__}")
-        self._security = security
+        self._security = checked_security(security)
         check_setting("bind", bind, is_dialled=False)
         if advertise is not None:
             check_setting("advertise", advertise, is_dialled=True)
@@ -120,7 +107,7 @@ class Node:
         self._supervisor = Supervisor(self._config.supervision, self._bus)
         self._membership = ClusterMembership(self._bus)
         self._client: ClusterClient | None = None
-        self._parts: _Parts | None = None
+        self._parts: NodeParts | None = None
         self._lifetime: AbstractAsyncContextManager[None] | None = None
         self._is_entered = False
 
@@ -155,11 +142,10 @@ class Node:
             raise RuntimeError("the node was not entered")
         return await self._lifetime.__aexit__(kind, error, traceback)
 
-    async def _assemble(self, environment: Environment, security: Security) -> _Parts:
+    async def _assemble(self, environment: Environment, security: Security) -> NodeParts:
         rng = environment.rng()
         if self._name is None:
-            letters = "".join(rng.choice(_LETTERS) for _ in range(6))
-            self._name = f"{environment.hostname()}-{letters}"
+            self._name = security.name or random_name(environment.hostname(), rng)
             check_metadata(self._name, self._tags, self._table.service_names)
         port = await environment.bind(self._bind)
         try:
@@ -180,13 +166,15 @@ class Node:
                 environment=environment,
                 security=security,
                 name=self._name,
-                config=self._config,
+                config=self._config.rpc,
                 hello=lambda: self._hello(local),
+                rng=child(rng),
             )
         except BaseException:
             port.close()
             raise
-        return _Parts(
+        return NodeParts(
+            name=self._name,
             bus=self._bus,
             hub=self._hub,
             supervisor=self._supervisor,
@@ -195,7 +183,7 @@ class Node:
             local=local,
             config=self._config,
             rng=rng,
-            joiner=Joiner(self._bus, endpoint, local, self._config, _child(rng)),
+            joiner=Joiner(self._bus, endpoint, local, self._config, child(rng)),
             seeds=[seed for seed in self._seeds if seed not in (address, port.local_address)],
             lifetimes=ServiceLifetimes(self._services, self._table.contexts),
         )
@@ -203,22 +191,10 @@ class Node:
     def _hello(self, first: MemberRecord) -> Hello:
         snapshot = self._bus.latest(MembershipSnapshot)
         local = first if snapshot is None else snapshot.local
-        return Hello(
-            protocol_min=PROTOCOL_MIN,
-            protocol_max=PROTOCOL_MAX,
-            library=_VERSION,
-            node_id=local.id,
-            boot_id=local.boot_id,
-            max_calls=self._config.rpc.max_calls_per_connection,
-            max_message_bytes=self._config.rpc.max_message_bytes,
-            max_request_bytes=self._config.rpc.max_request_bytes,
-            stream_window_bytes=self._config.rpc.stream_window_bytes,
-            tracebacks=self._config.rpc.tracebacks,
-            services=self._table.entries,
-        )
+        return hello_of(self._config.rpc, node_id=local.id, boot_id=local.boot_id, services=self._table.entries)
 
     @property
-    def _running(self) -> _Parts:
+    def _running(self) -> NodeParts:
         if self._parts is None:
             raise RuntimeError("the node is not running: use it inside its `async with` block")
         return self._parts
@@ -230,7 +206,7 @@ class Node:
 
     def _client_host(self) -> ClientHost:
         parts = self._running
-        return ClientHost(self._registry, parts.endpoint, self._config, _child(parts.rng))
+        return ClientHost(self._registry, parts.endpoint, self._config, child(parts.rng))
 
     @property
     def name(self) -> str:
@@ -356,169 +332,12 @@ class Node:
         )
 
 
-@attrs.define(eq=False)
-class _Parts:
-    """What a running node is made of."""
-
-    bus: Bus
-    hub: SubscriptionHub
-    supervisor: Supervisor
-    endpoint: Endpoint
-    table: HandlerTable
-    local: MemberRecord
-    config: NodeConfig
-    rng: Random
-    joiner: Joiner
-    seeds: list[str]
-    lifetimes: ServiceLifetimes
-    is_killed: bool = False
-    _has_started: bool = False
-    _has_left: bool = False
-
-    async def run(
-        self,
-        on_crash: Callable[[Exception], None],
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Enter the service objects, run the port and the four tasks until cancelled; close the port then."""
-        try:
-            async with self.lifetimes.entered(on_crash, self._patience), trio.open_nursery() as nursery:
-                await nursery.start(self.endpoint.run)
-                for name, make in self._tasks().items():
-                    await nursery.start(self._supervise, name, make, on_crash)
-                if self.seeds and self.config.join == "background":
-                    nursery.start_soon(self.joiner.keep_joining, self.seeds)
-                self._has_started = True
-                task_status.started()
-        finally:
-            self.close()
-
-    def _patience(self) -> float:
-        return 0.0 if self.is_killed else self.config.drain_timeout
-
-    async def _supervise(
-        self,
-        name: str,
-        make: Callable[[bool], NodeTask],
-        on_crash: Callable[[Exception], None],
-        *,
-        task_status: trio.TaskStatus[None],
-    ) -> None:
-        try:
-            await self.supervisor.supervise(name, make, task_status=task_status)
-        except Exception as error:
-            log.exception("the %s task of node %s is given up", name, self.local.name)
-            on_crash(error)
-
-    def _tasks(self) -> dict[str, Callable[[bool], NodeTask]]:
-        config, bus, rng = self.config, self.bus, self.rng
-        return {
-            "membership": lambda _: MembershipTask(
-                bus=bus,
-                port=self.endpoint.membership,
-                local=self.local,
-                config=config.gossip,
-                rng=_child(rng),
-                seeds=self.seeds,
-            ),
-            "failure detector": lambda _: FailureDetectorTask(
-                bus=bus, local_id=self.local.id, config=config.detector, gossip=config.gossip, rng=_child(rng)
-            ),
-            "registry": lambda restart: RegistryTask(bus=bus, hub=self.hub, is_restart=restart),
-            "RPC server": lambda _: RpcServerTask(
-                bus=bus, endpoint=self.endpoint, table=self.table, config=config, rng=_child(rng)
-            ),
-        }
-
-    async def enter(self) -> None:
-        """Join through the seeds, if that is asked for."""
-        if self.seeds and self.config.join == "required":
-            await self.joiner.join(self.seeds)
-        else:
-            await trio.lowlevel.checkpoint()
-
-    async def order(self, make: Callable[[], ClusterEvent], is_done: Callable[[MemberRecord], bool]) -> None:
-        """Tell the tasks to do something, until this node's record shows that it was done.
-
-        Once is not always enough: an order is lost if a task fails with it in hand.
-        """
-        mailbox = self.hub.subscribe((ClusterEvent,), ())
-        try:
-            events = EventStream(mailbox)
-            while not is_done(self.record):
-                self.bus.publish(make())
-                with trio.move_on_after(_ORDER_TIMEOUT):
-                    while not is_done(self.record):
-                        if await anext(events, None) is None:
-                            raise RuntimeError("the node has stopped")
-        finally:
-            self.hub.unsubscribe(mailbox)
-
-    @property
-    def record(self) -> MemberRecord:
-        """This node's record as membership has it."""
-        snapshot = self.bus.latest(MembershipSnapshot)
-        return self.local if snapshot is None else snapshot.local
-
-    async def drain(self) -> None:
-        """Refuse new calls and wait for the running ones and their answers, without a bound of its own."""
-        with trio.move_on_after(self.config.leave_timeout):
-            await self._begin_draining()
-        await self.endpoint.calls.wait_idle()
-        await self.endpoint.wait_answered(self.config.leave_timeout)
-        await trio.lowlevel.checkpoint()
-
-    async def _begin_draining(self) -> None:
-        draining = self.endpoint.draining
-        while not draining.is_set():
-            self.bus.publish(Draining(at=trio.current_time()))
-            with trio.move_on_after(_ORDER_TIMEOUT):
-                await draining.wait()
-        await self.order(lambda: Draining(at=trio.current_time()), lambda local: not local.services)
-
-    async def leave(self) -> None:
-        """Drain and say goodbye, within ``drain_timeout`` and ``leave_timeout``; again only if that was cancelled."""
-        if self._has_left:
-            return
-        with trio.move_on_after(self.config.drain_timeout):
-            await self.drain()
-        left = self.endpoint.membership.left
-        with trio.move_on_after(self.config.leave_timeout):
-            while not left.is_set():
-                self.bus.publish(Leaving(at=trio.current_time()))
-                with trio.move_on_after(_ORDER_TIMEOUT):
-                    await left.wait()
-        self._has_left = True
-
-    async def goodbye(self) -> None:
-        """Leave if that has not been done, and close all connections."""
-        if self._has_started and not self.is_killed:
-            await self.leave()
-            self.endpoint.close_connections()
-
-    def close(self) -> None:
-        """Close the port and end all subscriptions."""
-        self.endpoint.close()
-        self.hub.close()
-
-
-def _child(rng: Random) -> Random:
-    return Random(rng.getrandbits(64))
-
-
 def _check_seeds(seeds: Sequence[str]) -> list[str]:
     if isinstance(seeds, str):
         raise ConfigError(f"seeds = {seeds!r}: must be a sequence of addresses, not one string")
-    for seed in _checked("seeds", seeds, Iterable):
+    for seed in checked("seeds", seeds, Iterable):
         check_setting("seeds", seed, is_dialled=True)
     return list(seeds)
-
-
-def _checked(name: str, value: T, kind: type) -> T:
-    if not isinstance(value, kind):
-        raise ConfigError(f"{name} = {value!r}: must be of the kind {kind.__name__}")
-    return value
 
 
 async def _advertised(bound: str, environment: Environment) -> str:

@@ -42,7 +42,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("rpcnet._net",),
     ("rpcnet._tasks",),
     ("rpcnet._clients",),
-    ("rpcnet.node", "rpcnet.call", "rpcnet.client", "rpcnet.views", "rpcnet.statistics"),
+    (
+        *("rpcnet.node", "rpcnet.server", "rpcnet.connection", "rpcnet.cluster_connection"),
+        *("rpcnet.call", "rpcnet.client", "rpcnet.views", "rpcnet.statistics"),
+        *("rpcnet._assembly", "rpcnet._builtin"),
+    ),
     ("rpcnet",),  # the facade: rpcnet/__init__.py
     ("rpcnet.testing", "rpcnet.cli"),
     ("rpcnet.__main__",),

@@ -1,40 +1,58 @@
-"""One node's UDP port with everything that lives on it: the pump, both kinds of sessions, membership's own port.
+"""One UDP port with everything that lives on it: the pump, both kinds of sessions, membership's own port.
 
 The rules of this file:
 
-* There is one connection per address and name, shared by all who call that node; dialling twice at once dials once.
-* A connection that ends is forgotten at once; the next call dials again.
+* A node takes part in membership, takes calls and dials. A server on its own takes calls, a client dials; both drop
+  and count what membership sends, and tell who asks that they are no node.
+* Whom this side dials, and when, is in ``dialling.py``.
 * Calls that arrive wait in a queue that belongs to the port, so that they outlive the task that runs them.
+* Who calls a server that drains is told so at once, also on a new connection.
 """
 
 from __future__ import annotations
 
+import enum
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from random import Random
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from rpcnet._core.bodies import Hello
-from rpcnet.config import NodeConfig
+from rpcnet.config import RpcConfig
 from rpcnet.errors import Unavailable
 
 from .addresses import parse_address
 from .client_session import ClientSession
+from .dialling import Dialler
 from .host_names import HostNames
 from .identity import Security
 from .membership_port import MembershipPort
 from .ports import Address, DatagramPort, Environment, PortStatistics
 from .pump import PortPump
 from .quic import EndpointStatistics, QuicEndpoint, QuicLink
-from .sealing import REFUSALS, Sealer, SealingStatistics
-from .server_session import IncomingCall, ServerSession
-from .session import CLOSE_GOING_AWAY, CLOSE_PEER_FAILED, Session
+from .sealing import REFUSALS, GossipKey, Sealer, SealingStatistics
+from .server_session import IncomingCall, ServerSession, StateRequest
+from .session import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_PEER_FAILED, Session
 
-__all__ = ["CallQueue", "Endpoint"]
+__all__ = ["CallQueue", "Endpoint", "Role"]
 
 log = logging.getLogger("rpcnet.membership")
+_SIGNS_WANTED = 4
+_KEY_BYTES = 32
+
+
+class Role(enum.Enum):
+    """What a port is there for."""
+
+    NODE = "node"
+    """It takes calls, dials and takes part in membership."""
+    SERVER = "server"
+    """It takes calls."""
+    CLIENT = "client"
+    """It dials."""
 
 
 class CallQueue:
@@ -67,16 +85,28 @@ class CallQueue:
             await self._idle.wait()
 
 
+class _DrainingSession(ServerSession):
+    """A connection that was accepted although no calls are taken any more."""
+
+    def on_hello(self, hello: Hello) -> None:
+        """Answer HELLO, and say what is to be known at once."""
+        super().on_hello(hello)
+        self.say_goaway()
+
+
 class Endpoint:
-    """A node's open port; serve it with :meth:`run`.
+    """An open port; serve it with :meth:`run`.
 
     Args:
         port: the bound UDP port; the endpoint closes it.
         environment: where host names are resolved and random bytes come from.
         security: who may talk.
-        name: this node's name, for its certificate.
+        name: this side's name, for its certificate.
         config: limits.
         hello: makes what this side says first on a connection.
+        rng: for the pauses between dials.
+        role: what the port is there for.
+        is_patient: whether callers wait until an address that could not be reached is dialled again; see ``Dialler``.
     """
 
     def __init__(
@@ -86,39 +116,64 @@ class Endpoint:
         environment: Environment,
         security: Security,
         name: str,
-        config: NodeConfig,
+        config: RpcConfig,
         hello: Callable[[], Hello],
+        rng: Random,
+        role: Role = Role.NODE,
+        is_patient: bool = False,
     ) -> None:
+        is_ipv6 = ":" in parse_address(port.local_address)[0]
         self._port = port
-        self._names = HostNames(environment, is_ipv6=":" in parse_address(port.local_address)[0])
+        self._names = HostNames(environment, is_ipv6=is_ipv6)
         self._config = config
         self._hello = hello
-        self._dialled: dict[tuple[str, str | None], ClientSession] = {}
+        self._role = role
         self._accepted: dict[ServerSession, None] = {}
-        self._quic = QuicEndpoint(
-            port=port,
-            security=security,
-            name=name,
-            config=config.rpc,
-            accept=self._accept,
-        )
-        self._sealer = Sealer(security.cluster, security.gossip_keys, environment.token_bytes(8))
+        self._quic = QuicEndpoint(port=port, security=security, name=name, config=config, accept=self._accept)
+        is_node = role is Role.NODE
+        keys = security.gossip_keys if is_node else (GossipKey(0, environment.token_bytes(_KEY_BYTES)),)
+        self._sealer = Sealer(security.cluster, keys, environment.token_bytes(8))
         self._reported = self._sealer.statistics()
         self.membership = MembershipPort(self._send_sealed, self._exchange_state)
         """Membership's side of the port."""
+        self._states = self.membership.deliver_request if is_node else _answer_that_this_is_no_node
         self.pump = PortPump(port, self._quic, self._sealer, self.membership.deliver_datagram)
         """Who reads, who flushes."""
+        self._dialler = Dialler(
+            pump=self.pump,
+            quic=self._quic,
+            names=self._names,
+            environment=environment,
+            is_ipv6=is_ipv6,
+            config=config,
+            hello=hello,
+            rng=rng,
+            owner=role.value,
+            is_patient=is_patient,
+        )
+        self.session: Callable[[str, str | None], ClientSession | None] = self._dialler.session
+        """Return the open connection to an address that takes calls, given whose it must be; None if there is none."""
+        self.avoids: Callable[[str, str | None], bool] = self._dialler.avoids
+        """Return whether a call that has a choice should not go to an address, because it could not be reached."""
         self.calls = CallQueue()
         """Calls of peers that wait for a worker."""
         self.draining = trio.Event()
         """Set when new calls are refused."""
         self._owed: list[ServerSession] = []
-        self._is_closed = False
 
     @property
     def address(self) -> str:
         """The address that the port is bound to."""
         return self._port.local_address
+
+    @property
+    def reaches_all(self) -> bool:
+        """Whether no address that was dialled is known to be unreachable."""
+        return self._dialler.redialling.is_clear
+
+    def is_unreachable(self, address: str, name: str | None) -> bool:
+        """Return whether the last dial of an address failed."""
+        return self._dialler.redialling.is_unreachable((address, name))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the port until cancelled."""
@@ -126,6 +181,9 @@ class Endpoint:
             await nursery.start(self.pump.run)
             nursery.start_soon(self._keep_alive, name="rpcnet keep-alive")
             nursery.start_soon(self._names.run, name="rpcnet host names")
+            await nursery.start(self._dialler.run)
+            if self._role is Role.CLIENT:
+                nursery.start_soon(self._look_for_life, name="rpcnet signs of life")
             task_status.started()
 
     def port_statistics(self) -> PortStatistics:
@@ -140,84 +198,56 @@ class Endpoint:
         """Return how many datagrams were opened and refused, by reason."""
         return self._sealer.statistics()
 
-    def session(self, address: str, name: str | None) -> ClientSession | None:
-        """Return the open connection to an address, if there is one."""
-        session = self._dialled.get((address, name))
-        return session if session is not None and session.is_open else None
-
     async def connect(self, address: str, name: str | None = None) -> ClientSession:
-        """Return an open connection to an address, dialling if there is none. A checkpoint only if it dials.
+        """Return an open connection to an address, dialling if there is none. A checkpoint only if it has to wait.
 
         Args:
             address: ``"host:port"``.
             name: who must answer there; None for anybody of the cluster.
 
         Raises:
-            Unavailable: the port is closed, the name does not resolve, or nobody answered, within ``connect_timeout``;
-                nothing ran.
+            Unavailable: the port is closed, the name does not resolve, nobody answered within ``connect_timeout``, or
+                the address could not be reached a moment ago; nothing ran.
             Unauthenticated: one side did not prove who it is.
             VersionMismatch: there is no common protocol version.
         """
-        session = self._dialled.get((address, name))
-        if session is not None and session.is_open:
-            return session
-        if self._is_closed:
-            raise Unavailable("the node has stopped", never_ran=True)
-        timeout = self._config.rpc.connect_timeout
-        try:
-            with trio.fail_after(timeout):
-                if session is None:
-                    resolved = await self._resolve(address)
-                    session = self._dialled.get((address, name)) or self._dial(address, resolved, name)
-                await session.wait_open()
-        except trio.TooSlowError:
-            if session is not None:
-                session.shut()
-            message = f"no connection with {name or address} at {address} within {timeout} s"
-            raise Unavailable(message, never_ran=True) from None
-        return session
-
-    async def _resolve(self, address: str) -> Address:
-        host, port = parse_address(address)
-        try:
-            return await self._names.resolve(host), port
-        except OSError as error:
-            raise Unavailable(f"{host} does not resolve: {error}", never_ran=True) from error
-
-    def _dial(self, address: str, resolved: Address, name: str | None) -> ClientSession:
-        key = (address, name)
-        session = ClientSession(self.pump, self._config.rpc, self._hello(), on_end=lambda: self._dialled.pop(key, None))
-        self._dialled[key] = session
-        session.attach(self._quic.dial(resolved, session, expected_name=name, now=trio.current_time()))
-        return session
+        return await self._dialler.connect(address, name, is_urgent=False)
 
     def _accept(self, link: QuicLink) -> ServerSession:
-        session = ServerSession(
+        kind = _DrainingSession if self.draining.is_set() else ServerSession
+        session = kind(
             self.pump,
-            self._config.rpc,
+            self._config,
             self._hello(),
             calls=self.calls,
-            states=self.membership.deliver_request,
+            states=self._states,
             on_end=lambda ended: self._accepted.pop(ended, None),
         )
         self._accepted[session] = None
+        if self._role is Role.CLIENT:
+            link.close(CLOSE_NORMAL, "this is a client, which takes no connections")
         return session
 
     def sessions(self) -> Iterator[Session]:
         """Iterate over all connections, dialled and accepted."""
-        yield from list(self._dialled.values())
+        yield from self._dialler.sessions()
         yield from list(self._accepted)
 
     def cut(self, name: str, boot_id: int, message: str) -> None:
-        """Close every connection with a node that is gone; not those with a later boot of it."""
+        """Close every connection with a node that is gone; not those with a later boot of it, nor with mere clients."""
+        self._dialler.redialling.forget(name)
         for session in self.sessions():
             hello = session.peer_hello
-            if session.peer_name == name and (hello is None or hello.boot_id <= boot_id):
+            if session.peer_name == name and (hello is None or (hello.node_id and hello.boot_id <= boot_id)):
                 session.close(CLOSE_PEER_FAILED, message)
 
     def heard_since(self, at: float) -> list[Session]:
-        """Return the connections on which data of a verified peer arrived after a time."""
-        return [session for session in self.sessions() if session.heard_at > at]
+        """Return the connections on which data of a verified node arrived after a time."""
+        return [
+            session
+            for session in self.sessions()
+            if session.heard_at > at and session.peer_hello is not None and session.peer_hello.node_id
+        ]
 
     def drain(self) -> None:
         """Tell all who call this node that it takes no new calls."""
@@ -240,12 +270,12 @@ class Endpoint:
     def close_connections(self) -> None:
         """Close all connections; sends what was written and a goodbye, and waits for nothing."""
         self.pump.flush()
-        self._quic.close(trio.current_time(), CLOSE_GOING_AWAY, "the node is leaving")
+        self._quic.close(trio.current_time(), CLOSE_GOING_AWAY, f"the {self._role.value} is leaving")
         self.pump.flush()
 
     def close(self) -> None:
         """Close the port; to be called when nobody reads it any more."""
-        self._is_closed = True
+        self._dialler.is_closed = True
         self._port.close()
 
     # --- for membership
@@ -256,12 +286,14 @@ class Endpoint:
             self.pump.send_sealed(payload, found)
 
     async def _exchange_state(self, address: str, payload: bytes) -> bytes:
-        session = await self.connect(address)
+        session = await self._dialler.connect(address, None, is_urgent=True)
+        if session.peer_hello is None or not session.peer_hello.node_id:
+            raise Unavailable(f"{session.peer_name} at {address} is no node of a cluster", never_ran=True)
         return await session.exchange_state(payload)
 
     @enable_ki_protection
     async def _keep_alive(self) -> None:
-        interval = self._config.rpc.idle_timeout / 3
+        interval = self._config.idle_timeout / 3
         while True:
             await trio.sleep(interval)
             for session in self.sessions():
@@ -272,6 +304,15 @@ class Endpoint:
                 session.expire_streams(interval)
             self._report_refused()
 
+    @enable_ki_protection
+    async def _look_for_life(self) -> None:
+        timeout = self._config.silence_timeout
+        while True:
+            await trio.sleep(timeout / _SIGNS_WANTED)
+            for session in self._dialler.sessions():
+                if session.was_open and not session.is_closed and session.look_for_life() >= _SIGNS_WANTED:
+                    session.close(CLOSE_PEER_FAILED, f"no sign of life for {timeout:g} s")
+
     def _report_refused(self) -> None:
         """Log how many membership datagrams did not open since the last time, in one line, if there were any."""
         before, now = self._reported, self._sealer.statistics()
@@ -280,3 +321,8 @@ class Endpoint:
         listed = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items() if count)
         if listed:
             log.warning("membership datagrams that did not open: %s", listed)
+
+
+def _answer_that_this_is_no_node(request: StateRequest) -> None:
+    """Answer an exchange of state by nothing, which no membership takes for a state."""
+    request.reply(b"")
