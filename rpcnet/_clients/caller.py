@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from random import Random
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import attrs
 import trio
@@ -166,9 +166,10 @@ class Caller(ABC, Generic[P]):
             deadline = served.deadline
         timeout = 0
         if deadline != _NEVER:
-            if deadline == -_NEVER:
-                await trio.lowlevel.checkpoint()  # the caller is cancelled already: nothing is sent
-            timeout = timeout_to_wire(deadline - trio.current_time())
+            left = deadline - trio.current_time()
+            if left <= 0:
+                await self._refuse_late(target)
+            timeout = timeout_to_wire(left)
         self._calls += 1
         self._budget.deposit()
         peer = self._select(target)
@@ -229,8 +230,8 @@ class Caller(ABC, Generic[P]):
         The attempt counts as active until :meth:`close` is called.
         """
         deadline = self.deadline()
-        if deadline == -_NEVER:
-            await trio.lowlevel.checkpoint()
+        if deadline <= trio.current_time():
+            await self._refuse_late(target)
         self._calls += 1
         self._budget.deposit()
         peer = self._select(target)
@@ -311,6 +312,11 @@ class Caller(ABC, Generic[P]):
     def deadline() -> float:
         """Return when a call that is made now is given up: the caller's deadline, or that of the call it serves."""
         return min(trio.current_effective_deadline(), inherited_deadline())
+
+    async def _refuse_late(self, target: Target) -> NoReturn:
+        await trio.lowlevel.checkpoint()  # if it is the caller that is cancelled, this is where it strikes
+        self._failures += 1
+        raise DeadlineExceeded(f"the deadline passed before {target.full_name} was called", never_ran=True)
 
     async def _found(self, target: Target) -> P:
         try:
