@@ -352,7 +352,9 @@ class QuicEndpoint:
         engine = link.engine
         next_event = engine.next_event
         while (event := next_event()) is not None:
-            if isinstance(event, HandshakeCompleted):
+            if isinstance(event, StreamDataReceived) and link.handler is not None and link.carries_data:
+                link.handler.link_data(link, event.stream_id, event.data, event.end_stream)
+            elif isinstance(event, HandshakeCompleted):
                 self._authenticate(link)
             elif isinstance(event, ConnectionIdRetired):
                 self._unroute(link, event.connection_id)
