@@ -18,7 +18,9 @@ from rpcnet.testing import SimulatedCluster, run
 STATUSES = [
     kind
     for kind in vars(rpcnet).values()
-    if isinstance(kind, type) and issubclass(kind, rpcnet.StatusError) and kind is not rpcnet.StatusError
+    if isinstance(kind, type)
+    and issubclass(kind, rpcnet.StatusError)
+    and kind not in (rpcnet.StatusError, rpcnet.ApplicationError)
 ]
 
 
