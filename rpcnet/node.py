@@ -9,13 +9,13 @@ from typing import Self, TypeVar
 
 import trio
 
-from ._assembly.common import checked, checked_security, child, hello_of, random_name
+from ._assembly.common import advertised, checked, checked_security, child, hello_of, random_name
 from ._assembly.membership import NodeParts
 from ._core.bodies import Hello
 from ._core.members import MemberRecord, check_metadata
 from ._core.naming import node_id_of
 from ._middleware import Middleware
-from ._net.addresses import check_setting, format_address, is_wildcard, parse_address
+from ._net.addresses import check_setting
 from ._net.endpoint import Endpoint
 from ._net.environment import current_environment
 from ._net.identity import Security
@@ -113,7 +113,7 @@ class Node:
 
     def __repr__(self) -> str:
         """Return name, address and whether it runs."""
-        state = "not running" if self._parts is None else f"at {self._parts.local.address}"
+        state = "not running" if self._parts is None else f"at {self._parts.address}"
         return f"<rpcnet.Node {self._name!r} {state}>"
 
     async def __aenter__(self) -> Self:
@@ -149,7 +149,7 @@ class Node:
             check_metadata(self._name, self._tags, self._table.service_names)
         port = await environment.bind(self._bind)
         try:
-            address = self._advertise or await _advertised(port.local_address, environment)
+            address = self._advertise or await advertised(port.local_address, environment)
             local = MemberRecord(
                 id=node_id_of(security.cluster, self._name),
                 name=self._name,
@@ -175,6 +175,7 @@ class Node:
             raise
         return NodeParts(
             name=self._name,
+            address=address,
             bus=self._bus,
             hub=self._hub,
             supervisor=self._supervisor,
@@ -211,7 +212,7 @@ class Node:
     @property
     def name(self) -> str:
         """The node's name."""
-        return self._running.local.name
+        return self._running.name
 
     @property
     def id(self) -> str:
@@ -221,7 +222,7 @@ class Node:
     @property
     def address(self) -> str:
         """The address that others dial, ``"host:port"``."""
-        return self._running.local.address
+        return self._running.address
 
     @property
     def tags(self) -> Mapping[str, str]:
@@ -338,17 +339,3 @@ def _check_seeds(seeds: Sequence[str]) -> list[str]:
     for seed in checked("seeds", seeds, Iterable):
         check_setting("seeds", seed, is_dialled=True)
     return list(seeds)
-
-
-async def _advertised(bound: str, environment: Environment) -> str:
-    host, port = parse_address(bound)
-    if not is_wildcard(host):
-        return bound
-    try:
-        found = await environment.resolve(environment.hostname())
-    except OSError as error:
-        raise ConfigError(
-            f"bind = {bound!r} is every address of this machine and its own name does not resolve ({error}): "
-            "say what others should dial with advertise="
-        ) from error
-    return format_address((found[0], port))

@@ -8,12 +8,14 @@ from random import Random
 from typing import TypeVar
 
 from rpcnet._core.bodies import Hello, ServiceEntry
+from rpcnet._net.addresses import format_address, is_wildcard, parse_address
 from rpcnet._net.identity import Security
+from rpcnet._net.ports import Environment
 from rpcnet._net.session import PROTOCOL_MAX, PROTOCOL_MIN
 from rpcnet.config import RpcConfig
 from rpcnet.errors import ConfigError
 
-__all__ = ["checked", "checked_security", "child", "hello_of", "random_name"]
+__all__ = ["advertised", "checked", "checked_config", "checked_security", "child", "hello_of", "random_name"]
 
 T = TypeVar("T")
 _VERSION = version("rpcnet")
@@ -50,6 +52,42 @@ def checked_security(security: Security | None) -> Security | None:
     if security is not None and not isinstance(security, Security):
         raise ConfigError(f"security: must be a Security, not {type(security).__name__}")
     return security
+
+
+def checked_config(config: RpcConfig | None) -> RpcConfig:
+    """Return the limits of the RPC layer.
+
+    Raises:
+        ConfigError: they are something else.
+    """
+    if config is not None and not isinstance(config, RpcConfig):
+        raise ConfigError(f"config = {config!r}: must be an RpcConfig")
+    return config or RpcConfig()
+
+
+async def advertised(bound: str, environment: Environment) -> str:
+    """Return what others dial, given the address that a port is bound to.
+
+    Raises:
+        ConfigError: it is every address of this machine, whose own name does not resolve to one of that family.
+    """
+    host, port = parse_address(bound)
+    if not is_wildcard(host):
+        return bound
+    try:
+        found = await environment.resolve(environment.hostname())
+    except OSError as error:
+        raise ConfigError(
+            f"bind = {bound!r} is every address of this machine and its own name does not resolve ({error}): "
+            "say what others should dial with advertise="
+        ) from error
+    fitting = [ip for ip in found if (":" in ip) == (":" in host)]
+    if not fitting:
+        raise ConfigError(
+            f"bind = {bound!r} is every address of one family, and the name of this machine stands for {found[0]}: "
+            "say what others should dial with advertise="
+        )
+    return format_address((fitting[0], port))
 
 
 def hello_of(config: RpcConfig, *, node_id: str = "", boot_id: int = 0, services: Sequence[ServiceEntry] = ()) -> Hello:

@@ -39,6 +39,7 @@ class ServerParts:
     """What a running server is made of; a node has more."""
 
     name: str
+    address: str
     bus: Bus
     supervisor: Supervisor
     endpoint: Endpoint

@@ -166,7 +166,7 @@ class Dialler:
         Args:
             address: ``"host:port"``.
             name: who must answer there; None for anybody of the cluster.
-            is_urgent: dial now, whatever became of the last dial.
+            is_urgent: dial now, whatever became of the last dial, and take a connection whose server drains.
 
         Raises:
             Unavailable: it cannot be had; nothing ran.
@@ -175,7 +175,7 @@ class Dialler:
         """
         key = (address, name)
         session = self._current.get(key)
-        if session is not None and session.is_open and self._will_do(session):
+        if session is not None and session.is_open and self._will_do(session, is_urgent=is_urgent):
             return session
         if self.is_closed:
             raise Unavailable(f"the {self._owner} has stopped", never_ran=True)
@@ -193,20 +193,20 @@ class Dialler:
             f"no connection with {name or address} at {address} within {timeout} s: {why}", never_ran=True
         )
 
-    def _will_do(self, session: ClientSession) -> bool:
+    def _will_do(self, session: ClientSession, *, is_urgent: bool) -> bool:
         """Whether a connection is what a caller waits for: who is patient does not want one that takes no calls."""
-        return not (self._is_patient and session.is_draining)
+        return is_urgent or not self._is_patient or not session.is_draining
 
     async def _try(self, key: DialKey, *, is_urgent: bool) -> ClientSession:
         """Return the connection, after one dial if there is none."""
         self._give_up(key)
         session = self._current.get(key)
-        if session is None or not self._will_do(session):
+        if session is None or not self._will_do(session, is_urgent=is_urgent):
             if not is_urgent:
                 await self._pause(key)
             session = await self._dial(key)
         await session.wait_open()
-        if not self._will_do(session):
+        if not self._will_do(session, is_urgent=is_urgent):
             self._supersede(key, session)
             if not session.calls_in_flight:
                 session.shut()
@@ -230,7 +230,7 @@ class Dialler:
         resolved = await self._resolve(key)
         before = self._current.get(key)
         if before is not None:
-            if self._will_do(before):
+            if self._will_do(before, is_urgent=False):
                 return before  # somebody else has dialled meanwhile
             self._supersede(key, before)
 

@@ -198,12 +198,13 @@ class Endpoint:
         """Return how many datagrams were opened and refused, by reason."""
         return self._sealer.statistics()
 
-    async def connect(self, address: str, name: str | None = None) -> ClientSession:
+    async def connect(self, address: str, name: str | None = None, *, is_urgent: bool = False) -> ClientSession:
         """Return an open connection to an address, dialling if there is none. A checkpoint only if it has to wait.
 
         Args:
             address: ``"host:port"``.
             name: who must answer there; None for anybody of the cluster.
+            is_urgent: dial now, whatever became of the last dial, and take a connection whose server drains.
 
         Raises:
             Unavailable: the port is closed, the name does not resolve, nobody answered within ``connect_timeout``, or
@@ -211,7 +212,7 @@ class Endpoint:
             Unauthenticated: one side did not prove who it is.
             VersionMismatch: there is no common protocol version.
         """
-        return await self._dialler.connect(address, name, is_urgent=False)
+        return await self._dialler.connect(address, name, is_urgent=is_urgent)
 
     def _accept(self, link: QuicLink) -> ServerSession:
         kind = _DrainingSession if self.draining.is_set() else ServerSession
@@ -286,7 +287,7 @@ class Endpoint:
             self.pump.send_sealed(payload, found)
 
     async def _exchange_state(self, address: str, payload: bytes) -> bytes:
-        session = await self._dialler.connect(address, None, is_urgent=True)
+        session = await self.connect(address, is_urgent=True)
         if session.peer_hello is None or not session.peer_hello.node_id:
             raise Unavailable(f"{session.peer_name} at {address} is no node of a cluster", never_ran=True)
         return await session.exchange_state(payload)
