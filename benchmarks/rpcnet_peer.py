@@ -106,9 +106,7 @@ class Again:
     async def echo(self, data: bytes) -> bytes:
         """Return what the server gave back."""
         answer = await self._stub.echo(data)
-        session = self._endpoint._dialled.pop(self._key)  # noqa: SLF001 - there is no public way to forget
-        session._on_end = lambda: None  # noqa: SLF001 - its end is not that of the next one
-        self._session = session
+        self._session = self._endpoint._dialler._current.pop(self._key)  # noqa: SLF001 - no public way to forget
         return answer
 
     def close(self) -> None:
@@ -173,6 +171,9 @@ class RpcnetPeer:
                     again.close()
 
             yield dial
+            statistics = endpoint.quic_statistics()
+            if resume and statistics.resumed < statistics.established // 2:
+                raise AssertionError(f"connections were not resumed: {statistics}")
 
 
 if __name__ == "__main__":

@@ -283,7 +283,10 @@ class TlsPeer:
             yield client
         finally:
             if isinstance(context, _ResumingContext):
-                context.kept = transport.get_extra_info("ssl_object").session  # came with the first answer
+                ssl_object = transport.get_extra_info("ssl_object")
+                if context.kept is not None and not ssl_object.session_reused:
+                    raise AssertionError("the connection was not resumed")
+                context.kept = ssl_object.session  # came with the first answer
             transport.close()
             await client.closed.wait()
 
