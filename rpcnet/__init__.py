@@ -24,6 +24,7 @@ are Trio's (``with trio.fail_after(0.5): ...``) and travel; cancelling a caller 
 call is one :class:`StatusError`. What the cluster does is heard with ``async with node.events() as events``.
 """
 
+from ._builtin_contracts import Health, HealthStatus, Reflection, ServiceSummary
 from ._clients.middleware import ClientCall
 from ._context import detached
 from ._core.balancing import LeastConnections, LoadBalancingStrategy, Random, RoundRobin, WorkerView
@@ -100,6 +101,8 @@ __all__ = [
     "EventsDropped",
     "FailedPrecondition",
     "GossipConfig",
+    "Health",
+    "HealthStatus",
     "Hop",
     "Internal",
     "InvalidArgument",
@@ -130,6 +133,7 @@ __all__ = [
     "PermissionDenied",
     "ProtocolError",
     "Random",
+    "Reflection",
     "ResourceExhausted",
     "RetryPolicy",
     "RoundRobin",
@@ -138,6 +142,7 @@ __all__ = [
     "Security",
     "SecurityError",
     "ServerCall",
+    "ServiceSummary",
     "Status",
     "StatusError",
     "SupervisionConfig",

@@ -18,7 +18,11 @@ import attrs
 from .errors import ApplicationError
 from .selectors import Selector
 
-__all__ = ["Kind", "MethodDefinition", "Parameter", "Requirement", "ServiceDefinition", "Shape"]
+__all__ = ["BUILTIN_PREFIX", "Kind", "MethodDefinition", "Parameter", "Requirement", "ServiceDefinition", "Shape"]
+
+
+BUILTIN_PREFIX = "rpcnet."
+"""What the names of built-in services begin with; a user's service has no dot in its name."""
 
 
 class Shape(enum.Enum):
@@ -133,3 +137,8 @@ class ServiceDefinition:
     """The methods by name, sorted."""
     contract: type
     """The decorated class."""
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether every node serves it, so that nobody advertises it."""
+        return self.name.startswith(BUILTIN_PREFIX)

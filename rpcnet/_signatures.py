@@ -27,7 +27,7 @@ from ._direct import answers_with_stream, is_covered, written
 from .errors import ApplicationError, ConfigError
 from .selectors import Selector
 
-__all__ = ["MAX_NAME_LENGTH", "Mark", "both", "check_name", "check_override", "define"]
+__all__ = ["MAX_NAME_LENGTH", "Mark", "both", "check_name", "check_override", "define", "is_ours"]
 
 MAX_NAME_LENGTH = 128
 """Characters of a service's or a method's name: names travel with every call."""
@@ -87,6 +87,11 @@ def check_name(name: object, where: str) -> None:
         raise ConfigError(f"{where} {name!r}: must be letters, digits and underscores, not beginning with a digit")
     if len(name) > MAX_NAME_LENGTH:
         raise ConfigError(f"{where}: {len(name)} characters long, at most {MAX_NAME_LENGTH} are allowed")
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class belongs to rpcnet itself, and so may have a name with a dot, which no user's service has."""
+    return cls.__module__.partition(".")[0] == "rpcnet"
 
 
 # --- annotations

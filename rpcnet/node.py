@@ -11,6 +11,8 @@ import trio
 
 from ._assembly.common import advertised, checked, checked_security, child, hello_of, random_name
 from ._assembly.membership import NodeParts
+from ._builtin.health import HealthBoard
+from ._builtin.services import served
 from ._core.bodies import Hello
 from ._core.members import MemberRecord, check_metadata
 from ._core.naming import node_id_of
@@ -22,7 +24,6 @@ from ._net.identity import Security
 from ._net.ports import Environment
 from ._signals import TagsChanged
 from ._tasks.bus import Bus
-from ._tasks.handler_table import HandlerTable
 from ._tasks.joining import Joiner
 from ._tasks.lifetime import serving
 from ._tasks.service_lifetimes import ServiceLifetimes
@@ -97,7 +98,9 @@ class Node:
         self._registry = NodeRegistry(self._bus, self._hub)
         host = CallHost(self, self._registry.get, lambda: self._running.endpoint.draining, self._config.rpc)
         self._services = list(checked("services", services, Iterable))
-        self._table = HandlerTable(self._services, self._config.rpc, host, middleware)
+        self._table, self._health = served(
+            self._services, self._config.rpc, host, middleware, lambda: self._running.endpoint.draining
+        )
         self._security = checked_security(security)
         check_setting("bind", bind, is_dialled=False)
         if advertise is not None:
@@ -243,6 +246,11 @@ class Node:
     def registry(self) -> NodeRegistry:
         """Every node with state and metadata."""
         return self._registry
+
+    @property
+    def health(self) -> HealthBoard:
+        """Where the application says how it is; others ask the built-in service :class:`rpcnet.Health`."""
+        return self._health
 
     @property
     def workers(self) -> WorkerRegistry:

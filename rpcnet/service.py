@@ -22,13 +22,14 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overlo
 
 import attrs
 
-from ._definitions import Kind, MethodDefinition, Parameter, Requirement, ServiceDefinition, Shape
+from ._definitions import BUILTIN_PREFIX, Kind, MethodDefinition, Parameter, Requirement, ServiceDefinition, Shape
 from ._direct import direct, written
-from ._signatures import Mark, both, check_name, check_override, define
+from ._signatures import Mark, both, check_name, check_override, define, is_ours
 from .errors import ApplicationError, ConfigError
 from .selectors import Selector
 
 __all__ = [
+    "BUILTIN_PREFIX",
     "Kind",
     "MethodDefinition",
     "Parameter",
@@ -201,7 +202,8 @@ def _declare(cls: Any, *, name: str | None, version: Any) -> type:
     if not isinstance(cls, type):
         raise ConfigError(f"service: {cls!r} is not a class")
     chosen = cls.__name__ if name is None else name
-    check_name(chosen, f"service {cls.__name__}: name")
+    if not is_ours(cls) or chosen != f"{BUILTIN_PREFIX}{cls.__name__}":
+        check_name(chosen, f"service {cls.__name__}: name")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise ConfigError(f"service {cls.__name__}: version = {version!r}: must be a whole number from 1")
     marked = _marked_methods(cls)

@@ -37,6 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "rpcnet._definitions",
         "rpcnet._direct",
         "rpcnet._signatures",
+        "rpcnet._builtin_contracts",
     ),
     ("rpcnet._core",),
     ("rpcnet._net",),

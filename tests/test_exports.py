@@ -21,6 +21,8 @@ PRESENT: frozenset[str] = frozenset(
         *("service", "rpc"),
         # inside a handler, and around calls
         *("current_call", "detached", "Call", "ServerCall", "ClientCall", "Peer", "Middleware"),
+        # what every node serves
+        *("Health", "HealthStatus", "Reflection", "ServiceSummary"),
         # clients and load balancing
         *("ClusterClient", "RetryPolicy", "LoadBalancingStrategy", "WorkerView"),
         *("RoundRobin", "Random", "LeastConnections"),

@@ -21,8 +21,9 @@ import attrs
 import trio
 from trio.lowlevel import wait_task_rescheduled
 
-from rpcnet._context import inherited_deadline, served_call
+from rpcnet._context import served_call
 from rpcnet._core.bodies import MethodEntry, join_metadata
+from rpcnet._core.contracts import Contract
 from rpcnet._core.framing import FrameKind, timeout_to_wire
 from rpcnet._core.resilience import RetryBudget, RetryPolicy, RetryState
 from rpcnet._core.values import MethodCodec
@@ -41,7 +42,9 @@ from rpcnet.errors import (
     Unimplemented,
 )
 from rpcnet.selectors import Selector
-from rpcnet.service import Shape
+from rpcnet.service import BUILTIN_PREFIX, Shape
+
+from .contracts import is_settled, settle
 
 __all__ = ["Caller", "OpenCall", "Peer", "Target"]
 
@@ -88,6 +91,19 @@ class Target:
     """Seconds to wait for a peer while none will do."""
     metadata: bytes = b""
     """What goes along with every call, encoded."""
+    contract: Contract | None = None
+    """The contract it belongs to; None if the caller has none."""
+    schema: str = attrs.field(init=False)
+    """The hash of what the contract says of the method."""
+
+    @schema.default
+    def _hash_schema(self) -> str:
+        return "" if self.contract is None else self.contract.hashes[self.name[1]]
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether every server has it, also while it drains."""
+        return self.name[0].startswith(BUILTIN_PREFIX)
 
     @property
     def full_name(self) -> str:
@@ -105,6 +121,14 @@ class OpenCall(Generic[P]):
     """The connection."""
     stream: CallStream
     """Its values."""
+
+
+def _time_left(deadline: float) -> int:
+    """Return what goes on the wire: milliseconds, 0 for no deadline, and what does not: -1 for one that has passed."""
+    if deadline == _NEVER:
+        return 0
+    left = deadline - trio.current_time()
+    return timeout_to_wire(left) if left > 0 else -1
 
 
 class Caller(ABC, Generic[P]):
@@ -160,16 +184,10 @@ class Caller(ABC, Generic[P]):
         """
         codec = target.codec
         body = codec.encode_arguments(args, kwargs)
-        served = served_call.get()
-        deadline = trio.current_effective_deadline()
-        if served is not None and served.deadline < deadline:
-            deadline = served.deadline
-        timeout = 0
-        if deadline != _NEVER:
-            left = deadline - trio.current_time()
-            if left <= 0:
-                await self._refuse_late(target)
-            timeout = timeout_to_wire(left)
+        deadline = self.deadline()
+        timeout = _time_left(deadline)
+        if timeout < 0:
+            await self._refuse_late(target)
         self._calls += 1
         self._budget.deposit()
         peer = self._select(target)
@@ -181,7 +199,9 @@ class Caller(ABC, Generic[P]):
         done = False
         try:
             if session is not None and not target.metadata:
-                waiter = session.start(self._method(session, target).number, body, timeout)
+                method = self._method(session, target)
+                if method is not None:
+                    waiter = session.start(method.number, body, timeout)
             if session is not None and waiter is not None:
                 result = await wait_task_rescheduled(waiter.abort)
             else:
@@ -215,12 +235,12 @@ class Caller(ABC, Generic[P]):
     async def _call_slowly(self, target: Target, peer: P, body: bytes, deadline: float) -> bytes:
         """Call where something has to be done, or waited for, before the call can be sent."""
         session = await self._endpoint.connect(peer.address, peer.name)
-        method = self._method(session, target)
+        method = await self._fitting(session, target, deadline)
         timeout = timeout_to_wire(deadline - trio.current_time()) if deadline != _NEVER else 0
         kind = FrameKind.CALL
         if target.metadata:
             kind, body = FrameKind.CALL_WITH_METADATA, join_metadata(target.metadata, body)
-        return await session.call(kind, method.number, body, timeout)
+        return await session.call(kind, method.number, body, timeout, even_draining=target.is_builtin)
 
     # --- streaming calls
 
@@ -251,12 +271,13 @@ class Caller(ABC, Generic[P]):
         self._begin(peer)
         try:
             session = await self._endpoint.connect(peer.address, peer.name)
-            method = self._method(session, target)
+            method = await self._fitting(session, target, deadline)
             timeout = timeout_to_wire(deadline - trio.current_time()) if deadline != _NEVER else 0
             kind = FrameKind.CALL
             if target.metadata:
                 kind, body = FrameKind.CALL_WITH_METADATA, join_metadata(target.metadata, body)
-            return OpenCall(peer, session, await session.open_call(kind, method.number, body, timeout))
+            stream = await session.open_call(kind, method.number, body, timeout, even_draining=target.is_builtin)
+            return OpenCall(peer, session, stream)
         except BaseException:
             self._end(peer, done=False)
             raise
@@ -311,7 +332,9 @@ class Caller(ABC, Generic[P]):
     @staticmethod
     def deadline() -> float:
         """Return when a call that is made now is given up: the caller's deadline, or that of the call it serves."""
-        return min(trio.current_effective_deadline(), inherited_deadline())
+        deadline = trio.current_effective_deadline()
+        served = served_call.get()
+        return deadline if served is None else min(deadline, served.deadline)
 
     async def _refuse_late(self, target: Target) -> NoReturn:
         await trio.lowlevel.checkpoint()  # if it is the caller that is cancelled, this is where it strikes
@@ -325,16 +348,28 @@ class Caller(ABC, Generic[P]):
             self._failures += 1
             raise
 
-    def _method(self, session: ClientSession, target: Target) -> MethodEntry:
+    def _method(self, session: ClientSession, target: Target) -> MethodEntry | None:
+        """Return what the server says of a method; None if it must be asked whether the contract fits."""
         method = session.method(target.name)
         if target.idempotent is None:
             self._idempotent[target.name] = method.idempotent
-        shape = target.shape
-        if method.shape is not shape:
+        if method.shape is not target.shape:
             raise Unimplemented(
-                f"{target.full_name} is {method.shape.value} at {session.peer_name}, but {shape.value} here",
+                f"{target.full_name} is {method.shape.value} at {session.peer_name}, but {target.shape.value} here",
                 never_ran=True,
             )
+        if method.schema != target.schema and target.schema and not is_settled(session, target, method):
+            return None
+        return method
+
+    async def _fitting(self, session: ClientSession, target: Target, deadline: float) -> MethodEntry:
+        """Return what the server says of a method, after seeing to it that the contract fits."""
+        method = self._method(session, target)
+        if method is not None:
+            return method
+        method = session.method(target.name)
+        timeout = timeout_to_wire(deadline - trio.current_time()) if deadline != _NEVER else 0
+        await settle(session, target, method, timeout)
         return method
 
     async def _repeat(

@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from rpcnet._core.values import MethodCodec, compile_service
+from rpcnet._core.contracts import Contract, contract_of
+from rpcnet._core.values import MethodCodec
 from rpcnet.config import RpcConfig
 from rpcnet.service import Shape, definition_of
 
@@ -20,7 +21,9 @@ __all__ = ["Stub", "TargetMaker", "caller_of", "make_stub"]
 class TargetMaker(Protocol):
     """Makes the target of one method: everything but what the method itself says is the stub's."""
 
-    def __call__(self, *, name: tuple[str, str], codec: MethodCodec, shape: Shape, idempotent: bool) -> Target:
+    def __call__(
+        self, *, name: tuple[str, str], codec: MethodCodec, shape: Shape, idempotent: bool, contract: Contract
+    ) -> Target:
         """Return the target."""
 
 
@@ -43,7 +46,8 @@ def make_stub(caller: Caller[Any], service: Callable[..., Any], config: RpcConfi
         ConfigError: the class is no service.
     """
     definition = definition_of(service)
-    codecs = compile_service(definition, max_depth=config.max_depth, max_bytes=config.max_message_bytes)
+    contract = contract_of(definition)
+    codecs = contract.codecs(config.max_depth, config.max_message_bytes)
     methods: dict[str, object] = {}
     for method in definition.methods.values():
         target = make_target(
@@ -51,6 +55,7 @@ def make_stub(caller: Caller[Any], service: Callable[..., Any], config: RpcConfi
             codec=codecs[method.name],
             shape=method.shape,
             idempotent=method.idempotent,
+            contract=contract,
         )
         methods[method.name] = caller_of(caller, target, config)
     return Stub(definition.name, methods)

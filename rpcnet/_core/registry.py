@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from rpcnet.events import ClusterEvent, NodeEvent, NodeInfo, NodeReaped, NodeState
 from rpcnet.selectors import Selector
+from rpcnet.service import BUILTIN_PREFIX
 
 __all__ = ["RegistryMachine", "RegistrySnapshot"]
 
@@ -94,6 +95,8 @@ class RegistrySnapshot:
     def _select(self, service: str | None, where: Selector) -> tuple[NodeInfo, ...]:
         if service is None:
             serving = tuple([node for node in self.nodes if node.services and node.is_usable])
+        elif service.startswith(BUILTIN_PREFIX):
+            serving = tuple([node for node in self.nodes if node.is_usable])
         else:
             serving = self.services().get(service, ())
         matching = [node for node in serving if where.matches(node.tags)]

@@ -108,6 +108,8 @@ class ClientSession(Session):
         self._lane_limit = config.lane_limit_bytes
         self.is_open = False
         """Whether calls can be sent at once."""
+        self.verdicts: dict[tuple[int, str], str] = {}
+        """By method and contract, why the contract does not fit; empty if it does."""
         self.is_draining = False
         """Whether the server said that it takes no new calls."""
 
@@ -139,7 +141,9 @@ class ClientSession(Session):
             raise Unimplemented(f"{self.peer_name} does not serve {'.'.join(name)}", never_ran=True)
         return entry
 
-    async def call(self, kind: FrameKind, number: int, body: bytes, timeout_ms: int) -> bytes:
+    async def call(
+        self, kind: FrameKind, number: int, body: bytes, timeout_ms: int, *, even_draining: bool = False
+    ) -> bytes:
         """Call a unary method and return its encoded result. A checkpoint; cancelling cancels the handler.
 
         Args:
@@ -147,6 +151,7 @@ class ClientSession(Session):
             number: from :meth:`method`.
             body: the encoded arguments.
             timeout_ms: what is left of the deadline, 0 for none.
+            even_draining: call a server that takes no new calls, too; it serves what is built in.
 
         Raises:
             StatusError: whatever the call ended with.
@@ -155,7 +160,7 @@ class ClientSession(Session):
             await self._wait_for_slot()
         if len(body) > self._lane_limit:
             return await self._call_on_stream(kind, number, body, timeout_ms)
-        self._check_open()
+        self._check_open(even_draining=even_draining)
         waiter = self._send_call(kind, number, body, timeout_ms)
         try:
             result: bytes = await wait_task_rescheduled(waiter.abort)
@@ -215,7 +220,9 @@ class ClientSession(Session):
             message = f"request of {len(body)} bytes is above the limit of {self.message_limit}"
             raise ResourceExhausted(message, never_ran=True)
 
-    async def open_call(self, kind: FrameKind, number: int, body: bytes, timeout_ms: int) -> CallStream:
+    async def open_call(
+        self, kind: FrameKind, number: int, body: bytes, timeout_ms: int, *, even_draining: bool = False
+    ) -> CallStream:
         """Call a streaming method; return its stream when the server has accepted the call.
 
         A checkpoint; cancelling cancels the handler. Whoever gets the stream ends it with :meth:`close_call`.
@@ -225,6 +232,7 @@ class ClientSession(Session):
             number: from :meth:`method`.
             body: the encoded arguments, without the stream of requests.
             timeout_ms: what is left of the deadline, 0 for none.
+            even_draining: call a server that takes no new calls, too; it serves what is built in.
 
         Raises:
             StatusError: the call was refused; no request was taken from anybody's stream.
@@ -234,7 +242,7 @@ class ClientSession(Session):
         while self._closed is None and len(self._calls) >= self._max_calls:
             await self._wait_for_slot()
             await self.wait_for_room()
-        self._check_open()
+        self._check_open(even_draining=even_draining)
         config = self._config
         stream = CallStream(
             self, -1, 0, credit=0, window=config.stream_window_bytes, watermark=config.send_watermark_bytes
@@ -331,10 +339,10 @@ class ClientSession(Session):
             self._streams.pop(waiter.stream_id, None)
             self._cancel_stream(waiter.stream_id)
 
-    def _check_open(self) -> None:
+    def _check_open(self, *, even_draining: bool = False) -> None:
         if self._closed is not None:
             raise self._why_closed(never_ran=True)
-        if self.is_draining:
+        if self.is_draining and not even_draining:
             raise Unavailable(f"{self.peer_name} is draining", never_ran=True)
 
     def _next_lane(self) -> None:

@@ -237,11 +237,11 @@ class Dispatcher:
             return None
 
     def _prepare(self, call: IncomingCall) -> tuple[Handler, list[object]]:
-        if self.is_draining:
+        handler = self._table.get(call.number)
+        if self.is_draining and not (handler is not None and handler.is_builtin):
             raise Unavailable("the node is draining", never_ran=True)
         if call.deadline != _NEVER and call.deadline <= trio.current_time():
             raise DeadlineExceeded("the deadline passed before the call was started", never_ran=True)
-        handler = self._table.get(call.number)
         if handler is None:
             raise Unimplemented(f"no method has the number {call.number}", never_ran=True)
         if handler.guard is not None:

@@ -9,12 +9,21 @@ from typing import Any
 import trio
 
 from rpcnet._core.bodies import MethodEntry, ServiceEntry
-from rpcnet._core.values import MethodCodec, compile_method
+from rpcnet._core.contracts import contract_of
+from rpcnet._core.values import MethodCodec
 from rpcnet._middleware import Call, Middleware, check_middleware
 from rpcnet._net.server_session import IncomingCall
 from rpcnet.config import RpcConfig
 from rpcnet.errors import ConfigError
-from rpcnet.service import Kind, MethodDefinition, Shape, definition_of, implementation_of
+from rpcnet.service import (
+    BUILTIN_PREFIX,
+    Kind,
+    MethodDefinition,
+    ServiceDefinition,
+    Shape,
+    definition_of,
+    implementation_of,
+)
 
 from .asyncio_handlers import AsyncioLoop
 from .handlers import Handler, Host
@@ -39,6 +48,7 @@ class HandlerTable:
     ) -> None:
         self._handlers: list[Handler] = []
         self._entries: list[ServiceEntry] = []
+        self._definitions: list[ServiceDefinition] = []
         self._config = config
         self._host = host
         self._middleware = check_middleware(middleware)
@@ -58,10 +68,14 @@ class HandlerTable:
         if any(entry.name == definition.name for entry in self._entries):
             raise ConfigError(f"services: two services are named {definition.name!r}")
         methods: list[MethodEntry] = []
-        for method in definition.methods.values():
-            codec = compile_method(method, max_depth=self._config.max_depth, max_bytes=self._config.max_message_bytes)
-            methods.append(MethodEntry(method.name, len(self._handlers), method.idempotent, method.shape))
-            self._handlers.append(self._handler(service, method, codec))
+        contract = contract_of(definition)
+        codecs = contract.codecs(self._config.max_depth, self._config.max_message_bytes)
+        for name, method in definition.methods.items():
+            methods.append(
+                MethodEntry(name, len(self._handlers), method.idempotent, method.shape, contract.hashes[name])
+            )
+            self._handlers.append(self._handler(service, method, codecs[name]))
+        self._definitions.append(definition)
         self._entries.append(ServiceEntry(definition.name, definition.version, tuple(methods)))
 
     def _handler(self, service: object, method: MethodDefinition, codec: MethodCodec) -> Handler:
@@ -77,12 +91,19 @@ class HandlerTable:
         else:
             plain, invoke = function, direct(function)
         handler = Handler(method, codec, plain, invoke, guard_of(method, self._host))
-        return with_middleware(handler, self._middleware, self.call_of) if self._middleware else handler
+        if not self._middleware or handler.is_builtin:
+            return handler
+        return with_middleware(handler, self._middleware, self.call_of)
 
     @property
     def contexts(self) -> tuple[AbstractAsyncContextManager[None], ...]:
         """What has to be entered before calls are served, and left after the last one."""
         return () if self._asyncio is None else (self._asyncio.open(),)
+
+    @property
+    def definitions(self) -> tuple[ServiceDefinition, ...]:
+        """The services as their classes declare them."""
+        return tuple(self._definitions)
 
     @property
     def entries(self) -> tuple[ServiceEntry, ...]:
@@ -91,8 +112,8 @@ class HandlerTable:
 
     @property
     def service_names(self) -> tuple[str, ...]:
-        """The names of all services, sorted, as gossip tells them."""
-        return tuple(sorted(entry.name for entry in self._entries))
+        """The names of the services but for the built-in ones, sorted, as gossip tells them."""
+        return tuple(sorted(entry.name for entry in self._entries if not entry.name.startswith(BUILTIN_PREFIX)))
 
     def get(self, number: int) -> Handler | None:
         """Return the handler of a method's number; None if there is no such method."""

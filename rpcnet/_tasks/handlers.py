@@ -11,7 +11,7 @@ import attrs
 from rpcnet._core.values import MethodCodec
 from rpcnet._middleware import Call
 from rpcnet._net.server_session import IncomingCall
-from rpcnet.service import MethodDefinition
+from rpcnet.service import BUILTIN_PREFIX, MethodDefinition
 
 __all__ = ["END_OF_RESULTS", "Guard", "Handler", "Host", "Invoke"]
 
@@ -43,6 +43,11 @@ class Handler:
     """Runs it otherwise."""
     guard: Guard | None = None
     """Who may call it, if not everybody may."""
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether every node has it, also while it drains."""
+        return self.definition.service_name.startswith(BUILTIN_PREFIX)
 
 
 class Host(Protocol):

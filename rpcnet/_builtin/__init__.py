@@ -1,0 +1,1 @@
+"""The services that every node has without being asked."""
