@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 import ssl
@@ -39,7 +40,9 @@ class RawClient:
     private_key: Any = None
     chain: Sequence[x509.Certificate] = ()
     alpn: list[str] | None = attrs.field(factory=lambda: ["rpcnet/1"])
-    tickets: list[object] = attrs.field(factory=list)
+    ciphers: list[tls.CipherSuite] | None = None
+    ticket: tls.SessionTicket | None = None
+    tickets: list[tls.SessionTicket] = attrs.field(factory=list)
     events: list[object] = attrs.field(factory=list)
     connection: QuicConnection = attrs.field(init=False)
 
@@ -48,7 +51,9 @@ class RawClient:
             alpn_protocols=self.alpn,
             certificate=self.certificate,
             certificate_chain=list(self.chain),
+            cipher_suites=self.ciphers,
             private_key=self.private_key,
+            session_ticket=self.ticket,
             verify_mode=ssl.CERT_NONE,
         )
         self.connection = QuicConnection(configuration=configuration, session_ticket_handler=self.tickets.append)
@@ -219,6 +224,73 @@ def test_a_client_that_names_no_protocol_is_refused() -> None:
     RawClient(pair, good.certificate, good.private_key, alpn=None).run()
     assert_nothing_ran(pair)
     assert pair.server.statistics().handshakes_failed == 1
+
+
+def raw_ticket(pair: Pair) -> tls.SessionTicket:
+    """Return a ticket that the server gave to a good client, which is gone."""
+    good = own()
+    client = RawClient(pair, good.certificate, good.private_key).run()
+    client.connection.close(0x100)
+    pair.run(1)
+    [server] = pair.accepted
+    assert server.log == [("ready", "mallory"), ("data", 0, b"evil", True), ("closed", CloseKind.CLOSED)]
+    pair.accepted.clear()
+    [ticket] = client.tickets
+    return ticket
+
+
+def test_a_raw_client_with_its_ticket_is_who_it_was_so_the_refusals_below_mean_something() -> None:
+    pair = Pair()
+    RawClient(pair, ticket=raw_ticket(pair)).run()
+    [server] = pair.accepted
+    assert server.log == [("ready", "mallory"), ("data", 0, b"evil", True)]
+    assert pair.server.statistics().resumed == 1
+
+
+def without_its_secret(ticket: tls.SessionTicket) -> tls.SessionTicket:
+    return dataclasses.replace(ticket, resumption_secret=os.urandom(len(ticket.resumption_secret)))
+
+
+def under_another_name(ticket: tls.SessionTicket) -> tls.SessionTicket:
+    return dataclasses.replace(ticket, ticket=os.urandom(64))
+
+
+def without_a_name(ticket: tls.SessionTicket) -> tls.SessionTicket:
+    return dataclasses.replace(ticket, ticket=b"")
+
+
+@pytest.mark.parametrize("spoil", [without_its_secret, under_another_name, without_a_name])
+@pytest.mark.parametrize("early", [False, True])
+def test_a_client_with_a_ticket_that_is_not_its_own_is_refused_before_anything_runs(
+    spoil: Callable[[tls.SessionTicket], tls.SessionTicket], early: bool
+) -> None:
+    pair = Pair(accepts_early=True)
+    ticket = spoil(raw_ticket(pair))
+    client = RawClient(pair, ticket=ticket if early else dataclasses.replace(ticket, max_early_data_size=None))
+    if early:
+        client.connection.send_stream_data(0, b"evil")
+    client.run()
+    assert pair.accepted == []
+    statistics = pair.server.statistics()
+    assert (statistics.established, statistics.resumed, statistics.early, statistics.links) == (1, 0, 0, 0)
+    assert client.terminated.error_code in (CLOSE_UNAUTHENTICATED, 0x100 + tls.AlertDescription.handshake_failure)
+
+
+def test_a_ticket_of_another_cipher_does_not_stand_in_for_a_certificate() -> None:
+    pair = Pair()
+    ticket = dataclasses.replace(raw_ticket(pair), cipher_suite=tls.CipherSuite.CHACHA20_POLY1305_SHA256)
+    RawClient(pair, ticket=ticket).run()
+    assert pair.accepted == []
+    assert pair.server.statistics().resumed == 0
+
+
+def test_a_ticket_is_not_taken_by_a_server_that_chooses_another_cipher() -> None:
+    pair = Pair()
+    ticket = raw_ticket(pair)
+    client = RawClient(pair, ticket=ticket, ciphers=[tls.CipherSuite.AES_256_GCM_SHA384]).run()
+    assert pair.accepted == []
+    assert pair.server.statistics().resumed == 0
+    assert client.terminated.error_code == CLOSE_UNAUTHENTICATED
 
 
 def test_the_dialler_learns_why_the_server_refused_it() -> None:
