@@ -7,7 +7,8 @@ The rules of this file:
 * Fields that a class does not know are ignored and fields with defaults may be missing, so that a class can grow while
   old and new nodes talk to each other.
 * Members of a union travel bare where CBOR's types tell them apart, otherwise as ``[name, value]``.
-* cattrs generates the code for classes and finds its way back here for their fields.
+* cattrs generates the code for classes and asks here for the conversions of their fields, whatever their types derive
+  from: an IntEnum is an enum, not an int.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from cattrs.errors import AttributeValidationNote, ClassValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
 from rpcnet._annotations import (
-    LEAF_TYPES,
-    PLAIN_TYPES,
     Description,
     Form,
     class_fields,
@@ -48,6 +47,20 @@ from .scalars import (
 __all__ = ["Conversions"]
 
 
+class _Converter(cattrs.Converter):
+    """What cattrs asks for the conversions of fields."""
+
+    def __init__(self, of: Callable[[Any], Conversion]) -> None:
+        super().__init__(detailed_validation=True)
+        self._of = of
+
+    def get_structure_hook(self, type: Any, cache_result: bool = True) -> Unpack:  # noqa: A002, FBT001, FBT002 - cattrs' signature
+        return self._of(type).unpack
+
+    def get_unstructure_hook(self, type: Any, cache_result: bool = True) -> Pack:  # noqa: A002, FBT001, FBT002 - cattrs' signature
+        return self._of(type).pack
+
+
 class Conversions:
     """Builds conversions, each once per annotation.
 
@@ -58,13 +71,7 @@ class Conversions:
     def __init__(self, max_depth: int) -> None:
         self._max_depth = max_depth
         self._made: dict[Any, Conversion] = {}
-        self._converter = cattrs.Converter(detailed_validation=True)
-        for leaf in PLAIN_TYPES + LEAF_TYPES:  # cattrs looks at these before it looks at the factories
-            conversion = self.of(leaf)
-            self._converter.register_structure_hook(leaf, conversion.unpack)
-            self._converter.register_unstructure_hook(leaf, conversion.pack)
-        self._converter.register_structure_hook_factory(lambda _: True, lambda annotation: self.of(annotation).unpack)
-        self._converter.register_unstructure_hook_factory(lambda _: True, lambda annotation: self.of(annotation).pack)
+        self._converter = _Converter(self.of)
 
     def of(self, annotation: Any) -> Conversion:
         """Return the conversion of an annotation that :func:`check_annotation` has accepted."""
@@ -114,9 +121,9 @@ class Conversions:
                 return _union(described, {member: self.of(member) for member in described.arguments})
 
     def _class(self, cls: type) -> Conversion:
+        fields = {name: self.of(annotation) for name, annotation in class_fields(cls).items()}
         write: Pack = make_dict_unstructure_fn(cls, self._converter)
         read: Unpack = make_dict_structure_fn(cls, self._converter)
-        fields = {name: self.of(annotation) for name, annotation in class_fields(cls).items()}
 
         def pack(value: Any) -> Any:
             if not isinstance(value, cls):

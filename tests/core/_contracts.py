@@ -9,10 +9,13 @@ from typing import Any, NewType
 
 import attrs
 
+from rpcnet._annotations import strip
 from rpcnet._core.values import MethodCodec, compile_method, compile_service
+from rpcnet.errors import ApplicationError
 from rpcnet.service import MethodDefinition, Parameter, Shape, definition_of, rpc, service
 
 LIMIT = 1 << 20
+NO_STREAM = object()
 
 
 class Color(enum.Enum):
@@ -76,17 +79,46 @@ class Printing:
     async def echo(self, data: bytes) -> bytes: ...  # type: ignore[empty-body]
 
 
-def codec(*annotations: Any, result: Any = None, max_bytes: int = LIMIT, max_depth: int = 64) -> MethodCodec:
-    parameters = tuple(Parameter(f"p{index}", annotation) for index, annotation in enumerate(annotations))
-    definition = MethodDefinition("method", "Service", Shape.UNARY, parameters, result, idempotent=False)
+def codec(
+    *annotations: Any,
+    result: Any = None,
+    requests: Any = NO_STREAM,
+    raises: tuple[type[ApplicationError], ...] = (),
+    max_bytes: int = LIMIT,
+    max_depth: int = 64,
+) -> MethodCodec:
+    takes_stream = requests is not NO_STREAM
+    definition = MethodDefinition(
+        name="method",
+        service_name="Service",
+        shape=Shape.of(requests=takes_stream, results=False),
+        parameters=tuple(Parameter(f"p{index}", annotation) for index, annotation in enumerate(annotations)),
+        result=result,
+        idempotent=False,
+        raises=raises,
+        requests=strip(requests) if takes_stream else None,
+        requests_name="items" if takes_stream else "",
+        requests_index=len(annotations) if takes_stream else None,
+    )
     return compile_method(definition, max_depth=max_depth, max_bytes=max_bytes)
 
 
+def failure_of(annotation: Any) -> type[Any]:
+    """Make an error class with one field."""
+    return type("Failure", (ApplicationError,), {"__annotations__": {"value": annotation}})
+
+
 def round_trip(annotation: Any, value: Any) -> Any:
-    one = codec(annotation, result=annotation)
-    result = one.decode_result(one.encode_result(value))
+    """Send a value in every place that a method has for one."""
+    failure = failure_of(annotation)
+    one = codec(annotation, result=annotation, requests=annotation, raises=(failure,))
     (argument,) = one.decode_arguments(one.encode_arguments((value,), {}))
-    assert repr(result) == repr(argument)
+    result = one.decode_result(one.encode_result(value))
+    item = one.decode_request(one.encode_request(value))
+    sent = one.encode_error(failure(value))
+    assert sent is not None
+    error: Any = one.decode_application_error(*sent)
+    assert repr(argument) == repr(result) == repr(item) == repr(error.value)
     return argument
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import enum
 import math
 import uuid
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
+import attrs
 import cbor2
+import pytest
 from _contracts import (
     Color,
     Level,
@@ -25,6 +28,7 @@ from _contracts import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rpcnet._annotations import check_annotation
 from rpcnet._core.values import MethodCodec
 from rpcnet.errors import Internal, InvalidArgument
 
@@ -128,7 +132,7 @@ def test_every_supported_annotation_round_trips(data: st.DataObject) -> None:
 @given(st.data())
 def test_any_bytes_are_a_value_of_the_right_type_or_an_invalid_argument(data: st.DataObject) -> None:
     annotation, values = data.draw(ANNOTATED)
-    one = codec(annotation, result=annotation)
+    one = codec(annotation, result=annotation, requests=annotation)
     body = bytearray(one.encode_arguments((data.draw(values),), {}))
     for position, byte in data.draw(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 255)), max_size=4)):
         body[position % len(body)] = byte
@@ -142,7 +146,7 @@ def test_any_bytes_are_a_value_of_the_right_type_or_an_invalid_argument(data: st
 def test_random_bytes_are_a_value_of_the_right_type_or_an_invalid_argument(
     pair: tuple[Any, st.SearchStrategy[Any]], body: bytes
 ) -> None:
-    one = codec(pair[0], result=pair[0])
+    one = codec(pair[0], result=pair[0], requests=pair[0])
     _decode_or_refuse(one, body)
     _decode_or_refuse(one, b"\x81" + body)
 
@@ -156,6 +160,10 @@ def _decode_or_refuse(one: MethodCodec, body: bytes) -> None:
         refusal = None
         one.encode_arguments((argument,), {})  # what was decoded is what the annotation says
     assert refusal is None or str(refusal).startswith("Service.method: ")
+    try:
+        one.encode_request(one.decode_request(body))
+    except InvalidArgument as error:
+        assert str(error).startswith("Service.method: items")  # noqa: PT017 - both outcomes are right
     try:
         one.encode_result(one.decode_result(body))
     except Internal as error:
@@ -207,3 +215,37 @@ def test_one_argument_is_encoded_as_an_array_of_one() -> None:
     assert codec(bytes).encode_arguments((b"x" * 64,), {}) == cbor2.dumps([b"x" * 64])
     assert codec(str, int).encode_arguments(("x", 4), {}) == cbor2.dumps(["x", 4])
     assert codec().encode_arguments((), {}) == cbor2.dumps([])
+
+
+@attrs.frozen
+class Named:
+    """Fields with types that derive from builtins, and with names that generated code might use itself."""
+
+    converter: Level
+    cl: Rank
+    typevar_map: Level | None = None
+    o: Mapping[Level, Rank] = attrs.field(factory=dict)
+
+
+class Rank(enum.StrEnum):
+    FIRST = "first"
+
+
+def test_a_field_is_what_its_annotation_says_whatever_that_derives_from() -> None:
+    value = Named(Level.HIGH, Rank.FIRST, Level.LOW, {Level.LOW: Rank.FIRST})
+    arrived = round_trip(Named, value)
+    assert repr(arrived) == repr(value)
+    with pytest.raises(InvalidArgument, match=r"p0.converter: expected Level, got int$"):
+        codec(Named).encode_arguments((Named(2, Rank.FIRST),), {})  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match=r"p0.converter: 3 is not a value of Level$"):
+        codec(Named).decode_arguments(cbor2.dumps([{"converter": 3, "cl": "first"}]))
+
+
+def test_a_class_that_is_given_to_another_module_later_keeps_its_annotations() -> None:
+    class Moved:
+        value: Annotated[dt.date, "of the move"]
+
+    moved: Any = attrs.frozen(Moved)
+    check_annotation(moved, "here")
+    moved.__module__ = "builtins"
+    assert round_trip(moved, moved(dt.date(2024, 5, 1))) == moved(dt.date(2024, 5, 1))

@@ -19,7 +19,7 @@ import pytest
 import trio
 
 from rpcnet._annotations import check_annotation
-from rpcnet.errors import ConfigError
+from rpcnet.errors import ApplicationError, ConfigError
 from rpcnet.service import MethodDefinition, Parameter, Requirement, Shape, definition_of, rpc, service
 
 
@@ -384,42 +384,42 @@ def test_supported_annotations_are_accepted(annotation: Any) -> None:
     check_annotation(annotation, "here")
 
 
-@pytest.mark.parametrize(
-    ("annotation", "message"),
-    [
-        (object, "here: object is not supported: of classes, only attrs classes, dataclasses and enums travel"),
-        (pathlib.Path, "here: Path is not supported: of classes"),
-        (complex, "here: complex is not supported: of classes"),
-        (list, "here: list is not supported: say what it holds, as in list[str]"),
-        (dict, "here: dict is not supported: say what it holds, as in dict[str, str]"),
-        (tuple, "here: tuple is not supported: say what it holds, as in tuple[str]"),
-        (Odd, "here: Odd is not supported: the value of Odd.RED must be a str or an int"),
-        (Nothing, "here: Nothing is not supported: an enum needs members"),
-        (Box, "here: Box is not supported: generic classes do not travel"),
-        (Box[int], "is not supported: generic types other than list"),
-        (Point, "here: Point is not supported: write it as an attrs class or a dataclass"),
-        (Movie, "here: Movie is not supported: write it as an attrs class or a dataclass"),
-        (T, "here: ~T is not supported: it is not a type whose values can travel"),
-        (collections.deque[int], "is not supported: generic types other than list"),
-        (Literal[Color.RED], "a Literal holds None, bool, int, str or bytes, not <Color.RED: 'red'>"),
-        (list[dict[str, object]], "here: object is not supported"),
-        (Holder, "here, field Holder.paths: Path is not supported"),
-        (list[Holder] | None, "here, field Holder.paths: Path is not supported"),
-        (Untyped, "here: Untyped is not supported: Untyped.anything has no annotation"),
-        (Dangling, "here: Dangling is not supported: Dangling names 'NotThere', which is not defined at module level"),
-        (list[int] | list[str], "list[int] and list[str] cannot be told apart: both are list"),
-        (tuple[int, ...] | Sequence[int], "cannot be told apart: both are tuple"),
-        (Literal["a"] | str, "Literal['a'] and str cannot be told apart: both are str"),  # noqa: PYI051
-        (dict[list[int], int], "here: list[int] is not supported: a dict's key must be a scalar"),
-        (dict[None, int], "here: None is not supported: a dict's key must be a scalar"),
-        (dict[Any, int], "a dict's key must be a scalar"),
-        (dict[object, int], "here: object is not supported: of classes"),
-        (set[list[int]], "here: list[int] is not supported: the elements of a set must be hashable"),
-        (set[Summary], "here: Summary is not supported: the elements of a set must be hashable"),
-        (set[tuple[int, Any]], "the elements of a set must be hashable"),
-        (set[object], "here: object is not supported: of classes"),
-    ],
-)
+REFUSED: list[tuple[Any, str]] = [
+    (object, "here: object is not supported: of classes, only attrs classes, dataclasses and enums travel"),
+    (pathlib.Path, "here: Path is not supported: of classes"),
+    (complex, "here: complex is not supported: of classes"),
+    (list, "here: list is not supported: say what it holds, as in list[str]"),
+    (dict, "here: dict is not supported: say what it holds, as in dict[str, str]"),
+    (tuple, "here: tuple is not supported: say what it holds, as in tuple[str]"),
+    (Odd, "here: Odd is not supported: the value of Odd.RED must be a str or an int"),
+    (Nothing, "here: Nothing is not supported: an enum needs members"),
+    (Box, "here: Box is not supported: generic classes do not travel"),
+    (Box[int], "is not supported: generic types other than list"),
+    (Point, "here: Point is not supported: write it as an attrs class or a dataclass"),
+    (Movie, "here: Movie is not supported: write it as an attrs class or a dataclass"),
+    (T, "here: ~T is not supported: it is not a type whose values can travel"),
+    (collections.deque[int], "is not supported: generic types other than list"),
+    (Literal[Color.RED], "a Literal holds None, bool, int, str or bytes, not <Color.RED: 'red'>"),
+    (list[dict[str, object]], "here: object is not supported"),
+    (Holder, "here, field Holder.paths: Path is not supported"),
+    (list[Holder] | None, "here, field Holder.paths: Path is not supported"),
+    (Untyped, "here: Untyped is not supported: Untyped.anything has no annotation"),
+    (Dangling, "here: Dangling is not supported: Dangling names 'NotThere', which is not defined at module level"),
+    (list[int] | list[str], "list[int] and list[str] cannot be told apart: both are list"),
+    (tuple[int, ...] | Sequence[int], "cannot be told apart: both are tuple"),
+    (Literal["a"] | str, "Literal['a'] and str cannot be told apart: both are str"),  # noqa: PYI051
+    (dict[list[int], int], "here: list[int] is not supported: a dict's key must be a scalar"),
+    (dict[None, int], "here: None is not supported: a dict's key must be a scalar"),
+    (dict[Any, int], "a dict's key must be a scalar"),
+    (dict[object, int], "here: object is not supported: of classes"),
+    (set[list[int]], "here: list[int] is not supported: the elements of a set must be hashable"),
+    (set[Summary], "here: Summary is not supported: the elements of a set must be hashable"),
+    (set[tuple[int, Any]], "the elements of a set must be hashable"),
+    (set[object], "here: object is not supported: of classes"),
+]
+
+
+@pytest.mark.parametrize(("annotation", "message"), REFUSED)
 def test_other_annotations_are_refused_with_the_rule(annotation: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_annotation(annotation, "here")
@@ -430,3 +430,24 @@ def test_two_classes_of_one_name_in_a_union_are_refused() -> None:
     other = attrs.make_class("Job", {"x": attrs.field(type=int)}, frozen=True)
     with pytest.raises(ConfigError, match="two of its members have the same name"):
         check_annotation(Job | other, "here")
+
+
+@pytest.mark.parametrize(("annotation", "message"), REFUSED)
+def test_what_does_not_travel_is_refused_in_every_place(annotation: Any, message: str) -> None:
+    def declare(result: Any = None, raises: Any = (), **parameters: Any) -> str:
+        async def method(self: object, value: Any) -> None: ...
+
+        method.__annotations__ = {"value": int, **parameters, "return": result}
+        return refused(type("S", (), {"method": rpc(raises=raises)(method)}))
+
+    rule = message.removeprefix("here").lstrip(":, ")
+    failure = type("Failure", (ApplicationError,), {"__annotations__": {"value": annotation}})
+    for said, place in (
+        (declare(value=annotation), "S.method: parameter 'value'"),
+        (declare(value=AsyncIterator[annotation]), "S.method: parameter 'value'"),
+        (declare(annotation), "S.method: the result"),
+        (declare(AsyncIterator[annotation]), "S.method: the result"),
+        (declare(raises=[failure]), "S.method: raises Failure"),
+    ):
+        assert said.startswith(place)
+        assert rule in said
