@@ -106,9 +106,10 @@ class RpcConfig:
     max_connections_per_address: int = attrs.field(default=1024, validator=_between(1, 1_000_000))
     """Connections that others may open to this node from one IP address, or from one /64 of IPv6."""
     max_handshakes_per_second: float = attrs.field(default=300.0, validator=_between(1, 1_000_000))
-    """Handshakes that may begin per second from one address; beyond that it is sent a token, then it is refused.
+    """Handshakes that may begin per second from one address, and from all that nobody has proved to be the sender's.
 
-    A handshake costs about 1.5 ms of a core.
+    Beyond the latter a newcomer is sent a token first, beyond the former it is refused and tries again. A handshake
+    costs about 1.5 ms of a core.
     """
     send_watermark_bytes: int = attrs.field(default=4 << 20, validator=_between(65536, 1 << 30))
     """A sender waits while more than this is unacknowledged on one connection."""

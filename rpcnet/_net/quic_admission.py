@@ -5,9 +5,9 @@ The rules of this file:
 * An address counts as proved when a token that was sent there came back (Retry, RFC 9000, 8.1.2), or when the peer
   behind it was verified. Nothing that an unproved address does is held against that address, because anybody can write
   it on a datagram.
-* Unproved addresses share a quarter of the places for handshakes. When those are taken, or one address begins more
-  handshakes in a second than it may, a token is asked for; that costs no memory. So a flood from addresses that are not
-  the sender's leaves three quarters of the places to those who answer.
+* Unproved addresses share a quarter of the places for handshakes, and may all together begin as many in a second as
+  one proved address may. Beyond that a token is asked for, which costs no memory and a tenth of the work. So a flood
+  from addresses that are not the sender's leaves the rest of the places, and of the time, to those who answer.
 * One proved address may have a quarter of the places as well.
 * What a handshake makes this side hold is bounded by counting the bytes of its datagrams: each has an equal share.
 * Addresses of IPv6 count by the 64 bits that a site has of its own.
@@ -61,7 +61,6 @@ class _Allowance:
 class _Origin:
     """What one address has here."""
 
-    unproved: _Allowance
     proved: _Allowance
     verified: int = 0
     """Connections of verified peers."""
@@ -98,7 +97,9 @@ class Admission:
         self._share = max(1, config.max_unauthenticated // _SHARE)
         self._bytes = config.max_unauthenticated_bytes // config.max_unauthenticated
         self._origins: OrderedDict[str, _Origin] = OrderedDict()
+        rate = config.max_handshakes_per_second
         self._unproved = 0
+        self._unproved_rate = _Allowance(rate, rate, 0.0)
         self.accepted = 0
         """Connections that others opened."""
         self.handshaking = 0
@@ -122,22 +123,20 @@ class Admission:
             mine = origin.verified + origin.handshakes
             is_full = mine >= config.max_connections_per_address or origin.handshakes >= self._share
             return Verdict.REFUSE if is_full or not origin.proved.has_room(now) else Verdict.ADMIT
-        if self._unproved >= self._share:
+        if self._unproved >= self._share or not self._unproved_rate.has_room(now):
             return Verdict.RETRY
-        if origin is not None and (
-            origin.places >= config.max_connections_per_address or not origin.unproved.has_room(now)
-        ):
-            return Verdict.RETRY
-        return Verdict.ADMIT
+        is_full = origin is not None and origin.places >= config.max_connections_per_address
+        return Verdict.RETRY if is_full else Verdict.ADMIT
 
     def begin(self, source: Address, now: float, *, is_proved: bool) -> Place:
         """Count a connection that was admitted."""
         origin = self._origin(_block(source[0]), now)
         origin.places += 1
-        (origin.proved if is_proved else origin.unproved).left -= 1.0
         if is_proved:
+            origin.proved.left -= 1.0
             origin.handshakes += 1
         else:
+            self._unproved_rate.left -= 1.0
             self._unproved += 1
         self.accepted += 1
         self.handshaking += 1
@@ -183,7 +182,7 @@ class Admission:
         origin = self._origins.get(block)
         if origin is None:
             rate = self._config.max_handshakes_per_second
-            origin = self._origins[block] = _Origin(_Allowance(rate, rate, now), _Allowance(rate, rate, now))
+            origin = self._origins[block] = _Origin(_Allowance(rate, rate, now))
             if len(self._origins) > _MAX_ORIGINS:
                 self._forget_idle()
         else:

@@ -101,6 +101,20 @@ def test_a_flood_in_the_name_of_a_clients_own_address_does_not_keep_it_out() -> 
     assert_gets_in(pair)
 
 
+def test_a_flood_of_what_only_looks_like_first_packets_gets_tokens_instead_of_work() -> None:
+    pair = Pair(config=RpcConfig(max_handshakes_per_second=50))
+    strangers = Strangers(pair)
+    first = strangers.first(spoofed(0))
+    start = 6 + first[5]
+    for number in range(500):
+        forged = first[:6] + number.to_bytes(8, "big").ljust(first[5], b"\0") + first[start:]
+        pair.server.receive(forged, spoofed(number), pair.now)
+    statistics = pair.server.statistics()
+    assert (statistics.garbage, statistics.retried, statistics.links) == (50, 450, 0)
+    assert_gets_in(pair)
+    assert pair.server._routes.keys() == {cid for link in pair.server._links for cid in link.cids}
+
+
 def test_an_answer_to_a_stranger_is_no_larger_than_what_it_sent_and_costs_no_memory() -> None:
     pair = Pair(config=RpcConfig(max_unauthenticated=4))
     strangers = Strangers(pair)
