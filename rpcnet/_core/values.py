@@ -311,7 +311,7 @@ class MethodCodec:
         return self._invalid(f"the arguments cannot be sent: {reason(error)}")
 
     def _bad_item(self, problem: str) -> InvalidArgument:
-        return InvalidArgument(f"{self.definition.full_name}: {self.definition.requests_name}{problem}")
+        return InvalidArgument(f"{self.definition.full_name}: {self.definition.requests_name or 'items'}{problem}")
 
     def _too_large(self, what: str, body: bytes) -> RpcNetError:
         name = self.definition.full_name
