@@ -21,7 +21,7 @@ import random
 import traceback
 import types
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import attrs
 import trio
@@ -53,16 +53,11 @@ _SLICE = 256
 
 @types.coroutine
 def _drive(
-    coroutine: Coroutine[Any, Any, object], context: contextvars.Context, on_suspend: Callable[[], None]
+    coroutine: Coroutine[Any, Any, object], context: contextvars.Context, trap: object
 ) -> Generator[Any, Any, object]:
-    """Run a coroutine in a context inside the current task, and say so when it first suspends."""
+    """Run a coroutine that has suspended with a trap to its end, in its context, inside the current task."""
     run = context.run
     running = cast("Generator[Any, Any, object]", coroutine)
-    try:
-        trap = run(running.send, None)
-    except StopIteration as stop:
-        return stop.value
-    on_suspend()
     while True:
         try:
             resumed = yield trap
@@ -290,6 +285,17 @@ class Dispatcher:
         self.queue.end()
 
 
+class _Suspended(NamedTuple):
+    """A call whose handler waits for something."""
+
+    call: IncomingCall
+    handler: Handler
+    coroutine: Coroutine[Any, Any, object]
+    context: contextvars.Context
+    trap: object
+    """What the handler yielded to Trio."""
+
+
 class _Worker:
     """One task of the pool: what it runs, and whether it leads."""
 
@@ -345,7 +351,9 @@ class _Worker:
             pool.pump.busy = True
             while waiting and budget:
                 budget -= 1
-                if not await self._run(waiting.popleft()):
+                suspended = self._start(waiting.popleft())
+                if suspended is not None:
+                    await self._finish(suspended)
                     return
             pool.pump.finish()
             if not budget:
@@ -357,34 +365,51 @@ class _Worker:
                 self._leads = False
                 pool.give_up_lead()
 
-    async def _run(self, call: IncomingCall) -> bool:
-        """Run one call; return whether this worker still leads."""
+    def _start(self, call: IncomingCall) -> _Suspended | None:
+        """Run a call until its handler ends or first suspends; what it suspended with goes to :meth:`_finish`.
+
+        While it runs nothing else does, so nobody needs to know of it: only a suspended call can be cancelled.
+        """
         pool = self._pool
         prepared = pool.handler_of(call)
         if prepared is None:
-            return True
+            return None
         handler, arguments = prepared
-        self._call, self._handler = call, handler
-        call.scope = self._scope
         context = pool.new_context(call)
         method = handler.method
         try:
             coroutine = method(*arguments) if method is not None else handler.invoke(call, arguments)
-            result = await _drive(coroutine, context, self._on_suspend)
+            trap = context.run(coroutine.send, None)
+        except StopIteration as stop:
+            pool.finish(call, handler, stop.value)
+        except BaseException as error:
+            if _ends_the_worker(error):
+                self._call, self._handler = call, handler  # so that it gets an answer
+                raise
+            pool.fail(call, handler, error)
+        else:
+            return _Suspended(call, handler, coroutine, context, trap)
+        return None
+
+    async def _finish(self, suspended: _Suspended) -> None:
+        """Pass the lead on, and run a suspended call to its end."""
+        pool = self._pool
+        call, handler = suspended.call, suspended.handler
+        self._call, self._handler = call, handler
+        call.scope = self._scope
+        if call.deadline != _NEVER:
+            self._scope.deadline = call.deadline
+        self._is_suspended = True
+        self._leads = False
+        pool.pass_on()
+        try:
+            result = await _drive(suspended.coroutine, suspended.context, suspended.trap)
         except BaseException as error:
             if _ends_the_worker(error):
                 raise
             pool.fail(self._clear(call), handler, error)
         else:
             pool.finish(self._clear(call), handler, result)
-        return self._leads
-
-    def _on_suspend(self) -> None:
-        if self._call is not None and self._call.deadline != _NEVER:
-            self._scope.deadline = self._call.deadline
-        self._is_suspended = True
-        self._leads = False
-        self._pool.pass_on()
 
     def _clear(self, call: IncomingCall) -> IncomingCall:
         self._call = None
