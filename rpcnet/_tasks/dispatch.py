@@ -262,7 +262,10 @@ class Dispatcher:
 
     def fail(self, call: IncomingCall, handler: Handler, error: BaseException) -> None:
         """Answer a call whose handler raised; what is not declared goes to the log under a call id."""
-        answer = answer_to(error, handler)
+        try:
+            answer = answer_to(error, handler)
+        except TypeError as problem:  # what it declares cannot be sent as it is
+            error, answer = problem, None
         if answer is None:
             call_id = f"{self._rng.getrandbits(48):012x}"
             name = handler.definition.full_name
