@@ -10,6 +10,7 @@ The rules of this file:
 
 from __future__ import annotations
 
+from rpcnet._middleware import sole_error
 from rpcnet.errors import ApplicationError, Hop, Internal, StatusError, error_for_status
 
 from .handlers import Handler
@@ -20,25 +21,26 @@ _MAX_CAUSES = 16
 
 
 def answer_to(error: BaseException, handler: Handler) -> StatusError | None:
-    """Return the error to send for what a handler raised; None if the handler may not raise that."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    if isinstance(error, ApplicationError):
-        if type(error) not in handler.definition.raises:
-            return None
-        answer = error_for_status(error.status, error.message, call_id=error.call_id)
-        answer.wire_fields = handler.codec.encode_error(error)
-    elif isinstance(error, StatusError):
-        answer = error_for_status(error.status, error.message, call_id=error.call_id)
-    else:
+    """Return the error to send for what a handler raised; None if the handler may not raise that.
+
+    Raises:
+        TypeError: it is declared, but a field is not of the annotated type or cannot be sent.
+    """
+    error = sole_error(error)
+    if not isinstance(error, StatusError):
         return None
+    answer = error_for_status(error.status, error.message, call_id=error.call_id)
+    if isinstance(error, ApplicationError):
+        answer.wire_fields = handler.codec.encode_error(error)
+        if answer.wire_fields is None:
+            return None
     answer.hops = error.hops
     return answer
 
 
 def undeclared(error: BaseException, method: str, call_id: str) -> Internal:
     """Return what a caller gets of an error that the handler did not declare."""
-    answer = Internal(f"{method} failed with {type(error).__name__}", call_id=call_id)
+    answer = Internal(f"{method} failed with {type(sole_error(error)).__name__}", call_id=call_id)
     answer.hops = _hops_behind(error)
     return answer
 
