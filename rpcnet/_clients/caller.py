@@ -298,10 +298,11 @@ class Caller(ABC, Generic[P]):
         try:
             if requests is not None:
                 await self.send_requests(target, call, requests)
-            result = await call.stream.wait_end()
+            try:
+                result = await call.stream.wait_end()
+            except StatusError as error:
+                raise self.explain(error, target, call.peer) from None
             done = True
-        except StatusError as error:
-            raise self.explain(error, target, call.peer) from None
         finally:
             self.close(call, done=done)
         return codec.decode_result(result)
@@ -412,7 +413,9 @@ class Caller(ABC, Generic[P]):
             error.wire_fields = None
         answer.call_id = error.call_id
         if not error.never_ran:
-            answer.hops = (Hop(peer.name or peer.address, target.full_name, error.call_id), *error.hops)
+            is_passed_on = any(hop.call_id == error.call_id for hop in error.hops)
+            hop = Hop(peer.name or peer.address, target.full_name, None if is_passed_on else error.call_id)
+            answer.hops = (hop, *error.hops)
         if error.remote_traceback is not None:
             answer.remote_traceback = error.remote_traceback
             answer.add_note(f"Traceback on {peer.name or peer.address}:\n{error.remote_traceback}")
