@@ -13,6 +13,7 @@ The rules of this file:
   else than one member alone.
 * An error that one side does not declare is no difference: its status arrives. An error that both declare must be
   readable.
+* A description may come from a stranger: the work grows with its length, and no more than ``MAX_PROBLEMS`` are told.
 * Left to the calls themselves: ints beyond what a float can hold, and dicts with keys other than text in an ``Any``
   that the reader ignores.
 """
@@ -25,7 +26,13 @@ from typing import Any
 from .schema import FieldDescription, NamedDescription, TypeDescription, read_description
 from .wire_forms import KINDS, Side, alternatives, mask_of, show, tag_of
 
-__all__ = ["differences"]
+__all__ = ["MAX_PROBLEMS", "differences"]
+
+MAX_PROBLEMS = 20
+"""Differences of one direction that are told; a contract that differs so much is another one."""
+
+_MAX_SHOWN = 200
+"""Characters of a type in a sentence."""
 
 _SCALARS_READ = {
     "str": ("str", "datetime", "date", "decimal"),
@@ -90,6 +97,7 @@ class _Comparison:
         self._reader = reader
         self._name = name
         self._reads_keys = reader.reads_other_keys()
+        self._classes_with_keys = writer.classes_with_other_keys()
         self._seen: dict[tuple[str, str], None] = {}
 
     def parameters(self) -> None:
@@ -114,7 +122,7 @@ class _Comparison:
 
     def compare(self, place: str, written: TypeDescription, read: TypeDescription) -> None:
         """Compare two types."""
-        if read.type == "any":
+        if read.type == "any" or len(self.problems) >= MAX_PROBLEMS:
             return
         for one in alternatives(written):
             self._alternative(place, one, read)
@@ -191,7 +199,9 @@ class _Comparison:
     def _dict_as_class(self, place: str, written: TypeDescription, read: TypeDescription) -> bool:
         """Compare a dict with a class: any field may be missing, and any may be there that can be a key."""
         fields = self._reader.named(read).fields
-        if any(field.required for field in fields) or (not self._reads_keys and self._writer.has_other_keys(written)):
+        if any(field.required for field in fields) or (
+            not self._reads_keys and self._writer.has_other_keys(written, self._classes_with_keys)
+        ):
             return False
         for field in fields:
             if self._writer.takes(written.items[0], field.name):
@@ -214,12 +224,14 @@ class _Comparison:
             elif field.required:
                 self._say(f"{step} is required by the {self._reader.who}, the {self._writer.who} does not know it")
         for left, kind in sent.items():
-            if not self._reads_keys and self._writer.has_other_keys(kind):
+            if not self._reads_keys and self._writer.has_other_keys(kind, self._classes_with_keys):
                 step = f"{place}, field {name}.{left}"
                 self._say(f"{step} is not known to the {self._reader.who}, which reads no dict with such keys")
 
     def _sides(self, written: TypeDescription, read: TypeDescription) -> str:
-        return f"the {self._writer.who} sends {show(written)}, the {self._reader.who} reads {show(read)}"
+        sent, taken = show(written)[:_MAX_SHOWN], show(read)[:_MAX_SHOWN]
+        return f"the {self._writer.who} sends {sent}, the {self._reader.who} reads {taken}"
 
     def _say(self, problem: str) -> None:
-        self.problems.append(f"{self._name}: {problem}")
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(f"{self._name}: {problem}")

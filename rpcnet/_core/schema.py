@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 _MAX_DEPTH = 64
+_MAX_PLACE = 120
+"""Characters of what a message tells of a description that is none."""
 _PARTS = {"list": 1, "set": 1, "dict": 2}
 _SCALARS = ("any", "none", "bool", "int", "float", "str", "bytes", "datetime", "date", "decimal", "uuid")
 _TYPES = (*_SCALARS, "literal", "enum", "class", "list", "set", "tuple", "dict", "union")
@@ -174,9 +176,8 @@ def read_description(description: Mapping[str, Any]) -> MethodDescription:
     try:
         read = _conversions().of(MethodDescription).unpack(dict(description), None)
     except Mismatch as mismatch:
-        raise ValueError(f"not the description of a method: {mismatch.path or 'it'}: {mismatch.problem}") from None
-    except RecursionError:
-        raise ValueError("not the description of a method: it nests too deep") from None
+        place = mismatch.path[:_MAX_PLACE] or "it"
+        raise ValueError(f"not the description of a method: {place}: {mismatch.problem[:_MAX_PLACE]}") from None
     _check_names(read)
     return read  # type: ignore[no-any-return]
 

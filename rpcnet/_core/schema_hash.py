@@ -30,7 +30,10 @@ def schema_hash(description: Mapping[str, Any]) -> str:
         ValueError: it is no description of a method.
     """
     method = read_description(description)
-    text = json.dumps(_Canon(method).method(), separators=(",", ":"), sort_keys=True, ensure_ascii=True)
+    try:
+        text = json.dumps(_Canon(method).method(), separators=(",", ":"), sort_keys=True)
+    except RecursionError:
+        raise ValueError("not the description of a method: it nests too deep") from None
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

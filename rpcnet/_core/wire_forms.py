@@ -13,14 +13,14 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from .schema import MethodDescription, NamedDescription, TypeDescription, every_type, literal_value
 
-__all__ = ["KINDS", "VALUE_KINDS", "Side", "alternatives", "mask_of", "show", "tag_of"]
+__all__ = ["KINDS", "VALUE_KINDS", "Side", "alternatives", "flatten", "mask_of", "show", "tag_of"]
 
 KINDS = {
     "int": "int",
@@ -107,18 +107,46 @@ class Side:
             for found in every_type(self.method)
         )
 
-    def has_other_keys(self, found: TypeDescription) -> bool:
-        """Return whether values of a type hold dicts with keys other than text and bytes."""
-        waiting, seen = [found], {found.name: None}
+    def has_other_keys(self, found: TypeDescription, classes: Mapping[str, None]) -> bool:
+        """Return whether values of a type hold dicts with keys other than text and bytes.
+
+        Args:
+            found: the type.
+            classes: those of whom it is known, from :meth:`classes_with_other_keys`.
+        """
+        return any(
+            (one.type == "class" and one.name in classes)
+            or (one.type == "dict" and not {"text", "bytes"}.issuperset(self.kinds(one.items[0])))
+            for one in flatten(found)
+        )
+
+    def classes_with_other_keys(self) -> Mapping[str, None]:
+        """Return the names of the classes whose values hold such dicts, also in the classes of their fields."""
+        holders: dict[str, list[str]] = {}
+        waiting: list[str] = []
+        for name, named in self.method.definitions.items():
+            for field in named.fields:
+                if self.has_other_keys(field.type, {}):
+                    waiting.append(name)
+                for inner in flatten(field.type):
+                    if inner.type == "class":
+                        holders.setdefault(inner.name, []).append(name)
+        found: dict[str, None] = {}
         while waiting:
-            one = waiting.pop()
-            waiting += one.items
-            if one.type == "dict" and not {"text", "bytes"}.issuperset(self.kinds(one.items[0])):
-                return True
-            if one.type == "class" and (one is found or one.name not in seen):
-                seen[one.name] = None
-                waiting += [field.type for field in self.named(one).fields]
-        return False
+            name = waiting.pop()
+            if name not in found:
+                found[name] = None
+                waiting += holders.get(name, ())
+        return found
+
+
+def flatten(found: TypeDescription) -> Iterator[TypeDescription]:
+    """Yield a type and whatever it is made of, without the fields of classes."""
+    waiting = [found]
+    while waiting:
+        one = waiting.pop()
+        yield one
+        waiting += one.items
 
 
 def alternatives(found: TypeDescription) -> Sequence[TypeDescription]:
