@@ -5,13 +5,16 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench bench-stable clean
+.PHONY: demo test large check format bench bench-stable clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m rpcnet demo $(ARGS)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(ARGS)
+
+large: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/large $(ARGS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
