@@ -1,7 +1,7 @@
-"""Instructions per call of the hot path: a figure that does not depend on what else the machine does.
+"""Instructions per call and per message of the hot path: a figure that does not depend on what else the machine does.
 
-Client and server run in one process, over the simulated network, in virtual time, from one seed. Only the calls after a
-warm-up are counted. ``perf stat`` counts where the processor lets it: two runs, with and without those calls, and the
+Client and server run in one process, over the simulated network, in virtual time, from one seed. Only what comes after
+a warm-up is counted. ``perf stat`` counts where the processor lets it: two runs, with and without that, and the
 difference. Otherwise ``valgrind`` does, which the run itself switches on and off. The figures are compared with those
 in ``baseline.json`` of the same counter, Python and libraries; ``--update`` writes them there.
 """
@@ -18,13 +18,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import attrs
 import trio
 from measure import versions
-from peering import message
+from peering import check, message, messages
 from workloads import PEERS
 
 import rpcnet
@@ -40,20 +40,21 @@ SIZE = 64
 class Case:
     """One figure."""
 
+    name: str
+    """What the baseline calls it."""
     in_flight: int
-    """Calls at a time."""
+    """Calls at a time; 0 for the messages of one stream instead."""
     warm_up: int
-    """Calls before those that are counted."""
+    """Calls or messages before those that are counted."""
     calls: int
-    """Calls that are counted."""
-
-    @property
-    def name(self) -> str:
-        """What the baseline calls it."""
-        return f"unary {SIZE} B, {self.in_flight} in flight"
+    """Calls or messages that are counted."""
 
 
-CASES = (Case(1, 50, 200), Case(64, 640, 1280), Case(512, 1024, 2048))
+CASES = (
+    Case("unary 64 B, 1 in flight", 1, 50, 200),
+    Case("unary 64 B, 64 in flight", 64, 640, 2560),
+    Case("server streaming of 64 B", 0, 500, 5000),
+)
 Counter = Callable[[Case], int]
 """Returns the instructions of a case's calls."""
 
@@ -67,6 +68,12 @@ class Echo:
         """Return ``data``."""
         return data
 
+    @rpcnet.rpc
+    async def count(self, count: int, size: int) -> AsyncIterator[bytes]:
+        """Yield messages."""
+        async for value in messages(count, size):
+            yield value
+
 
 def play(case: Case, *, switches_valgrind: bool) -> None:
     """Make the calls of a case in a simulation; this is what is counted."""
@@ -75,14 +82,27 @@ def play(case: Case, *, switches_valgrind: bool) -> None:
         client, _ = await cluster.start(2, services=lambda name: [Echo()] if name == "n1" else [])
         await cluster.converged()
         stub = client.node.stub(Echo)
-        await _call(stub, case.in_flight, case.warm_up)
+        await _use(stub, case.in_flight, case.warm_up)
         if switches_valgrind:
             _switch("on")
-        await _call(stub, case.in_flight, case.calls)
+        await _use(stub, case.in_flight, case.calls)
         if switches_valgrind:
             _switch("off")
 
     simulate(scenario, seed=SEED)
+
+
+async def _use(stub: Echo, in_flight: int, count: int) -> None:
+    if in_flight:
+        await _call(stub, in_flight, count)
+        return
+    number = 0
+    async with stub.count(count, SIZE) as values:
+        async for value in values:
+            check(number, value)
+            number += 1
+    if number != count:
+        raise AssertionError(f"{number} messages of {count} arrived")
 
 
 async def _call(stub: Echo, in_flight: int, count: int) -> None:
@@ -161,7 +181,7 @@ def measure(count: Counter) -> dict[str, int]:
     found = {}
     for case in CASES:
         found[case.name] = round(count(case) / case.calls)
-        print(f"{case.name}: {found[case.name]:,} instructions a call", file=sys.stderr, flush=True)
+        print(f"{case.name}: {found[case.name]:,} instructions", file=sys.stderr, flush=True)
     return found
 
 
@@ -176,7 +196,7 @@ def compare(counter: str, found: dict[str, int], *, update: bool) -> None:
     entries = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else []
     key = key_of(counter)
     before: dict[str, int] = next((entry["instructions"] for entry in entries if entry["key"] == key), {})
-    print(f"instructions a call, client and server together, counted by {counter}")
+    print(f"instructions a call or message, client and server together, counted by {counter}")
     for name, instructions in found.items():
         known = before.get(name)
         said = (
