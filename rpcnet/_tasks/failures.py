@@ -34,7 +34,7 @@ def answer_to(error: BaseException, handler: Handler) -> StatusError | None:
         answer.wire_fields = handler.codec.encode_error(error)
         if answer.wire_fields is None:
             return None
-    answer.hops = error.hops
+    answer.hops = _hops_behind(error)
     return answer
 
 
