@@ -111,8 +111,8 @@ async def test_no_more_threads_than_allowed_run_at_once_and_further_calls_wait()
         for key in "abc":
             nursery.start_soon(stub.hold, key)
         limiter = node._table._limiter
-        await until(lambda: limiter.statistics().tasks_waiting == 1)
-        assert len(press.entered) == 2
+        await until(lambda: limiter.statistics().tasks_waiting == 1 and len(press.entered) == 2)
+        assert limiter.statistics().borrowed_tokens == 2
         await stub.release()
     assert sorted(press.left) == ["a", "b", "c"]
 
