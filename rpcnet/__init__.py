@@ -33,7 +33,9 @@ from ._middleware import Call, Middleware
 from ._net.identity import Security
 from .call import Peer, ServerCall, current_call
 from .client import ClusterClient
+from .cluster_connection import connect_cluster
 from .config import DetectorConfig, GossipConfig, NodeConfig, RpcConfig, SupervisionConfig
+from .connection import Connection, connect
 from .errors import (
     Aborted,
     AlreadyExists,
@@ -81,6 +83,7 @@ from .events import (
     NodeUpdated,
 )
 from .node import Node
+from .server import Server
 from .service import rpc, service
 from .views import ClusterMembership, NodeRegistry, WorkerRegistry
 
@@ -95,6 +98,7 @@ __all__ = [
     "ClusterEvent",
     "ClusterMembership",
     "ConfigError",
+    "Connection",
     "DataLoss",
     "DeadlineExceeded",
     "DetectorConfig",
@@ -141,6 +145,7 @@ __all__ = [
     "RpcNetError",
     "Security",
     "SecurityError",
+    "Server",
     "ServerCall",
     "ServiceSummary",
     "Status",
@@ -153,6 +158,8 @@ __all__ = [
     "VersionMismatch",
     "WorkerRegistry",
     "WorkerView",
+    "connect",
+    "connect_cluster",
     "current_call",
     "detached",
     "rpc",

@@ -4,42 +4,44 @@ The rules of this file:
 
 * A call goes to one of the nodes that advertise its service and match its selector, chosen by the balancing strategy.
 * How a call is made, and when it is repeated, is in ``_clients/caller.py``.
+* A node that could not be reached a moment ago is called only where there is no other.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 import trio
 
+from ._clients.by_name import MethodsByName, split_name
 from ._clients.caller import Caller, Target
 from ._clients.middleware import ClientCall
 from ._clients.stubs import caller_of, make_stub
 from ._core.balancing import LeastConnections, LoadBalancingStrategy, WorkerView
 from ._core.bodies import encode_metadata
 from ._core.resilience import RetryPolicy, RetryState
-from ._core.values import MethodCodec, compile_method
 from ._middleware import Middleware
 from ._net.endpoint import Endpoint
-from .config import NodeConfig
-from .errors import ConfigError, NoWorkers, RpcNetError
-from .events import NodeInfo
+from ._tasks.subscriptions import EventStream
+from .config import RpcConfig
+from .errors import NoWorkers, RpcNetError
+from .events import ClusterEvent, NodeInfo
 from .selectors import Selector
-from .service import MethodDefinition, Parameter, Shape
 from .statistics import ClientStatistics, NodeCalls
 from .views import NodeRegistry, WorkerRegistry
 
 if TYPE_CHECKING:
+    from ._assembly.cluster_link import ClusterLink
     from .node import Node
 
 __all__ = ["ClusterClient"]
 
 T = TypeVar("T")
-_MAX_GENERIC_CODECS = 256
 _MAX_COUNTED_NODES = 4096
 
 
@@ -57,24 +59,18 @@ class ClientHost:
     """Where workers are looked up."""
     endpoint: Endpoint
     """Where connections live."""
-    config: NodeConfig
+    config: RpcConfig
     """Limits."""
     rng: Random
     """A source of chance of the client's own."""
-
-
-def _split(full_name: str) -> tuple[str, str]:
-    service, _, method = full_name.partition(".")
-    if not service or not method:
-        raise ConfigError(f"method = {full_name!r}: must be 'service.method'")
-    return service, method
 
 
 class ClusterClient(Caller[NodeInfo]):
     """Calls the services of a cluster.
 
     Args:
-        node: the node whose registry and connections it uses.
+        node: the node whose registry and connections it uses. Programs that are no nodes get their client from
+            :func:`connect_cluster`.
         balancing: chooses among the workers that match.
         retry: when a failed attempt is followed by another.
         middleware: what runs around every call of this client, the outermost first; see :class:`Middleware`.
@@ -82,7 +78,7 @@ class ClusterClient(Caller[NodeInfo]):
 
     def __init__(
         self,
-        node: Node,
+        node: Node | ClusterLink,
         *,
         balancing: LoadBalancingStrategy | None = None,
         retry: RetryPolicy | None = None,
@@ -94,9 +90,18 @@ class ClusterClient(Caller[NodeInfo]):
         self._registry = host.registry
         self._active: dict[str, int] = {}
         self._counts: dict[str, _Counts] = {}
-        self._generic: dict[object, MethodCodec] = {}
+        self._by_name = MethodsByName(host.config)
         self.workers = WorkerRegistry(host.registry, self._choose, lambda: self._active)
         """The nodes that serve something, and how many calls of this client each has in hand."""
+
+    @property
+    def registry(self) -> NodeRegistry:
+        """Every node with state and metadata, as this client sees it."""
+        return self._registry
+
+    def events(self, *kinds: type[ClusterEvent]) -> AbstractAsyncContextManager[EventStream]:
+        """Open a subscription to what happens in the cluster; see :meth:`Node.events`."""
+        return self._registry.subscribe(*kinds)
 
     def statistics(self) -> ClientStatistics:
         """Return the counters."""
@@ -132,9 +137,9 @@ class ClusterClient(Caller[NodeInfo]):
             where=Selector.parse(where),
             node=node,
             wait_for_worker=wait_for_worker,
-            metadata=encode_metadata(metadata or {}, self._host.config.rpc.max_metadata_bytes),
+            metadata=encode_metadata(metadata or {}, self._host.config.max_metadata_bytes),
         )
-        return cast("T", make_stub(self, service, self._host.config.rpc, target))
+        return cast("T", make_stub(self, service, self._host.config, target))
 
     async def call_worker(
         self,
@@ -161,8 +166,8 @@ class ClusterClient(Caller[NodeInfo]):
             StatusError: whatever the call ended with.
             NoWorkers: no node serves it where that is asked for.
         """
-        target = self._generic_target(method, args, where, node, wait_for_worker)
-        return await caller_of(self, target, self._host.config.rpc)(*args)
+        target = self._by_name.target(method, args, where=where, node=node, wait_for_worker=wait_for_worker)
+        return await caller_of(self, target, self._host.config)(*args)
 
     async def call_all_workers(self, method: str, /, *args: object, where: str | Selector = "") -> dict[NodeInfo, Any]:
         """Call a method on every worker that matches, and collect what each answers. A checkpoint.
@@ -170,7 +175,7 @@ class ClusterClient(Caller[NodeInfo]):
         Returns:
             By node, its result or the :class:`RpcNetError` that its call ended with; empty if no worker matches.
         """
-        service, _ = _split(method)
+        service, _ = split_name(method)
         selector = Selector.parse(where)
         nodes = self._host.registry.snapshot().workers(service, selector)
         results: dict[NodeInfo, Any] = {}
@@ -185,22 +190,6 @@ class ClusterClient(Caller[NodeInfo]):
             for node in nodes:
                 nursery.start_soon(call, node)
         return {node: results[node] for node in nodes}
-
-    def _generic_target(
-        self, full_name: str, args: tuple[object, ...], where: str | Selector, node: str | None, wait: float
-    ) -> Target:
-        service, method = _split(full_name)
-        annotations = tuple(type(arg) if attrs.has(type(arg)) else Any for arg in args)
-        codec = self._generic.get((full_name, annotations))
-        if codec is None:
-            if len(self._generic) >= _MAX_GENERIC_CODECS:
-                self._generic.clear()
-            rpc = self._host.config.rpc
-            parameters = tuple(Parameter(f"argument {i}", kind) for i, kind in enumerate(annotations, 1))
-            definition = MethodDefinition(method, service, Shape.UNARY, parameters, Any, idempotent=False)
-            codec = compile_method(definition, max_depth=rpc.max_depth, max_bytes=rpc.max_message_bytes)
-            self._generic[full_name, annotations] = codec
-        return Target((service, method), codec, Shape.UNARY, None, Selector.parse(where), node, wait)
 
     # --- counting
 
@@ -242,6 +231,9 @@ class ClusterClient(Caller[NodeInfo]):
         nodes = snapshot.workers(target.name[0], target.where)
         if state is not None:
             nodes = state.candidates(nodes)
+        if self._endpoint.unreachable:
+            avoids = self._endpoint.avoids
+            nodes = tuple([node for node in nodes if not avoids(node.address, node.name)]) or nodes
         return self._choose(nodes) if nodes else None
 
     async def _wait_for_peer(self, target: Target) -> NodeInfo:

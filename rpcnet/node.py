@@ -9,8 +9,9 @@ from typing import Self, TypeVar
 
 import trio
 
-from ._assembly.common import advertised, checked, checked_security, child, hello_of, random_name
+from ._assembly.common import advertised, check_seeds, checked, checked_security, child, hello_of, random_name
 from ._assembly.membership import NodeParts
+from ._builtin.cluster import ClusterService
 from ._builtin.health import HealthBoard
 from ._builtin.services import served
 from ._core.bodies import Hello
@@ -33,7 +34,6 @@ from ._tasks.supervisor import Supervisor
 from .call import CallHost, ServerCall
 from .client import ClientHost, ClusterClient
 from .config import NodeConfig
-from .errors import ConfigError
 from .events import ClusterEvent, NodeState
 from .selectors import Selector
 from .statistics import NodeStatistics
@@ -90,7 +90,7 @@ class Node:
         self._name = name
         self._bind = bind
         self._advertise = advertise
-        self._seeds = _check_seeds(seeds)
+        self._seeds = check_seeds(seeds)
         self._tags = dict(checked("tags", {} if tags is None else tags, Mapping))
         self._config = checked("config", config or NodeConfig.lan(), NodeConfig)
         self._bus = Bus(self._config.supervision.inbox_size)
@@ -98,8 +98,14 @@ class Node:
         self._registry = NodeRegistry(self._bus, self._hub)
         host = CallHost(self, self._registry.get, lambda: self._running.endpoint.draining, self._config.rpc)
         self._services = list(checked("services", services, Iterable))
+        self._cluster = ClusterService(self._hub, self._registry.nodes)
         self._table, self._health = served(
-            self._services, self._config.rpc, host, middleware, lambda: self._running.endpoint.draining
+            self._services,
+            self._config.rpc,
+            host,
+            middleware,
+            lambda: self._running.endpoint.draining,
+            more=[self._cluster],
         )
         self._security = checked_security(security)
         check_setting("bind", bind, is_dialled=False)
@@ -181,6 +187,7 @@ class Node:
             address=address,
             bus=self._bus,
             hub=self._hub,
+            followers=self._cluster,
             supervisor=self._supervisor,
             endpoint=endpoint,
             table=self._table,
@@ -210,7 +217,7 @@ class Node:
 
     def _client_host(self) -> ClientHost:
         parts = self._running
-        return ClientHost(self._registry, parts.endpoint, self._config, child(parts.rng))
+        return ClientHost(self._registry, parts.endpoint, self._config.rpc, child(parts.rng))
 
     @property
     def name(self) -> str:
@@ -316,7 +323,7 @@ class Node:
         parts = self._running
         if parts.record.state is NodeState.LEFT:
             raise RuntimeError("the node has left; make a new one to come back")
-        await parts.joiner.join(_check_seeds(seeds))
+        await parts.joiner.join(check_seeds(seeds))
 
     async def drain(self) -> None:
         """Take no new calls, tell the cluster so, and wait for the running ones; membership goes on. A checkpoint."""
@@ -339,11 +346,3 @@ class Node:
             active_calls=parts.endpoint.calls.active,
             client=self.client.statistics(),
         )
-
-
-def _check_seeds(seeds: Sequence[str]) -> list[str]:
-    if isinstance(seeds, str):
-        raise ConfigError(f"seeds = {seeds!r}: must be a sequence of addresses, not one string")
-    for seed in checked("seeds", seeds, Iterable):
-        check_setting("seeds", seed, is_dialled=True)
-    return list(seeds)

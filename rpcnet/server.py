@@ -11,6 +11,8 @@ import attrs
 
 from ._assembly.common import advertised, checked, checked_config, checked_security, child, hello_of, random_name
 from ._assembly.serving import ServerParts
+from ._builtin.health import HealthBoard
+from ._builtin.services import served
 from ._middleware import Middleware
 from ._net.addresses import check_setting
 from ._net.endpoint import Endpoint, Role
@@ -21,7 +23,6 @@ from ._net.pump import PumpStatistics
 from ._net.quic import EndpointStatistics
 from ._net.sealing import SealingStatistics
 from ._tasks.bus import Bus
-from ._tasks.handler_table import HandlerTable
 from ._tasks.lifetime import serving
 from ._tasks.service_lifetimes import ServiceLifetimes
 from ._tasks.supervisor import Supervisor
@@ -103,7 +104,9 @@ class Server:
             raise ConfigError(str(error).removeprefix("NodeConfig.")) from None
         self._services = list(checked("services", services, Iterable))
         host = CallHost(self, lambda _: None, lambda: self._running.endpoint.draining, rpc)
-        self._table = HandlerTable(self._services, rpc, host, middleware)
+        self._table, self._health = served(
+            self._services, rpc, host, middleware, lambda: self._running.endpoint.draining
+        )
         self._security = checked_security(security)
         check_setting("bind", bind, is_dialled=False)
         if advertise is not None:
@@ -197,6 +200,11 @@ class Server:
     def config(self) -> RpcConfig:
         """The limits of the RPC layer."""
         return self._config.rpc
+
+    @property
+    def health(self) -> HealthBoard:
+        """Where the application says how it is; others ask the built-in service :class:`rpcnet.Health`."""
+        return self._health
 
     async def drain(self) -> None:
         """Take no new calls, tell the clients so, and wait for the running ones and their answers. A checkpoint.

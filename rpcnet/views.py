@@ -85,15 +85,15 @@ class NodeRegistry:
     async def wait_for(
         self, n: int, *, where: str | Selector = "", state: NodeState = NodeState.ALIVE
     ) -> tuple[NodeInfo, ...]:
-        """Wait until at least ``n`` nodes (this one counts) match, and return all that do. A checkpoint.
+        """Wait until at least ``n`` nodes match, and return all that do. A checkpoint.
 
         Args:
-            n: how many.
+            n: how many; of a node, it counts itself.
             where: a selector over their tags.
             state: the state they must be in.
 
         Raises:
-            RuntimeError: the node has stopped, so they will not come.
+            RuntimeError: the node or client that asks has stopped, so they will not come.
         """
         selector = Selector.parse(where)
 
@@ -103,7 +103,7 @@ class NodeRegistry:
         async with self.subscribe() as events:
             while len(found := matching()) < n:
                 if await anext(events, None) is None:
-                    raise RuntimeError("the node has stopped")
+                    raise RuntimeError("the node has stopped, or the client was closed")
         await trio.lowlevel.checkpoint()
         return found
 
@@ -121,7 +121,7 @@ class NodeRegistry:
 
 
 class WorkerRegistry:
-    """The nodes that serve something, and how many calls of this node each has in hand."""
+    """The nodes that serve something, and how many calls of a client each has in hand."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class WorkerRegistry:
         return len(self.workers(where))
 
     def select_worker(self, where: str | Selector = "") -> NodeInfo:
-        """Return the worker that the default client would call next.
+        """Return the worker that the client would call next.
 
         Raises:
             NoWorkers: none matches.
@@ -153,5 +153,5 @@ class WorkerRegistry:
         return self._choose(workers)
 
     def active_calls(self, node_id: str) -> int:
-        """Return how many calls of this node's clients a worker has in hand."""
+        """Return how many calls of the client a worker has in hand."""
         return self._active().get(node_id, 0)

@@ -17,6 +17,8 @@ PRESENT: frozenset[str] = frozenset(
     {
         # the node and its settings
         *("Node", "NodeConfig", "GossipConfig", "DetectorConfig", "RpcConfig", "SupervisionConfig", "Security"),
+        # without a cluster
+        *("Server", "connect", "Connection", "connect_cluster"),
         # services
         *("service", "rpc"),
         # inside a handler, and around calls
@@ -44,8 +46,8 @@ PRESENT: frozenset[str] = frozenset(
 
 LATER: frozenset[str] = frozenset(
     {
-        # without a cluster
-        *("Server", "connect", "connect_cluster", "SeedSource"),
+        # where nodes are found
+        *("SeedSource",),
         # policies and strategies
         *("HedgePolicy", "CircuitBreaker"),
         *("PowerOfTwoChoices", "Weighted", "LatencyAware", "ConsistentHash", "PreferZone"),

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from random import Random
 from typing import TypeVar
 
 from rpcnet._core.bodies import Hello, ServiceEntry
-from rpcnet._net.addresses import format_address, is_wildcard, parse_address
+from rpcnet._net.addresses import check_setting, format_address, is_wildcard, parse_address
 from rpcnet._net.identity import Security
 from rpcnet._net.ports import Environment
 from rpcnet._net.session import PROTOCOL_MAX, PROTOCOL_MIN
 from rpcnet.config import RpcConfig
 from rpcnet.errors import ConfigError
 
-__all__ = ["advertised", "checked", "checked_config", "checked_security", "child", "hello_of", "random_name"]
+__all__ = [
+    "advertised",
+    "check_seeds",
+    "checked",
+    "checked_config",
+    "checked_security",
+    "child",
+    "hello_of",
+    "random_name",
+]
 
 T = TypeVar("T")
 _VERSION = version("rpcnet")
@@ -41,6 +50,19 @@ def checked(name: str, value: T, kind: type) -> T:
     if not isinstance(value, kind):
         raise ConfigError(f"{name} = {value!r}: must be of the kind {kind.__name__}")
     return value
+
+
+def check_seeds(seeds: Sequence[str]) -> list[str]:
+    """Return a list of addresses to dial.
+
+    Raises:
+        ConfigError: it is none, or one of them is no address.
+    """
+    if isinstance(seeds, str):
+        raise ConfigError(f"seeds = {seeds!r}: must be a sequence of addresses, not one string")
+    for seed in checked("seeds", seeds, Iterable):
+        check_setting("seeds", seed, is_dialled=True)
+    return list(seeds)
 
 
 def checked_security(security: Security | None) -> Security | None:

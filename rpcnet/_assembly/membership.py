@@ -7,6 +7,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from rpcnet._builtin.cluster import ClusterService
 from rpcnet._core.members import MemberRecord
 from rpcnet._signals import Draining, Leaving
 from rpcnet._tasks.failure_detector import FailureDetectorTask
@@ -29,6 +30,7 @@ class NodeParts(ServerParts):
     """What a running node is made of."""
 
     hub: SubscriptionHub
+    followers: ClusterService
     local: MemberRecord
     joiner: Joiner
     seeds: list[str]
@@ -89,8 +91,9 @@ class NodeParts(ServerParts):
         return self.local if snapshot is None else snapshot.local
 
     async def begin_draining(self) -> None:
-        """Refuse new calls, and tell callers and the cluster so."""
+        """Refuse new calls, and tell callers, the cluster and those who follow it so."""
         await super().begin_draining()
+        self.followers.end()
         await self.order(lambda: Draining(at=trio.current_time()), lambda local: not local.services)
 
     async def leave(self) -> None:

@@ -24,6 +24,8 @@ def served(
     host: Host,
     middleware: Iterable[Middleware[Any]],
     draining: Callable[[], trio.Event],
+    *,
+    more: Sequence[object] = (),
 ) -> tuple[HandlerTable, HealthBoard]:
     """Return the table of services with the built-in ones, and where the application says how it is.
 
@@ -33,12 +35,13 @@ def served(
         host: who serves.
         middleware: what the calls of the application's services are run through; the built-in ones are not.
         draining: returns what is set when the node takes no new calls.
+        more: built-in service objects that not every server has.
 
     Raises:
         ConfigError: a service is none, or two have one name.
     """
     board = HealthBoard(draining)
     builtin = [HealthService(board), ReflectionService(lambda: table.definitions)]
-    table = HandlerTable([*services, *builtin], config, host, middleware)
+    table = HandlerTable([*services, *builtin, *more], config, host, middleware)
     board.know(table.service_names)
     return table, board

@@ -11,6 +11,7 @@ The rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import attrs
@@ -50,15 +51,8 @@ class Redialling:
         self._longest = longest
         self._rng = rng
         self._failures: dict[DialKey, _Failure] = {}
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether no address is known to be unreachable."""
-        return not self._failures
-
-    def is_unreachable(self, key: DialKey) -> bool:
-        """Return whether the last dial of an address failed."""
-        return key in self._failures
+        self.unreachable: Collection[DialKey] = self._failures
+        """The addresses whose last dial failed, as they are at any time; most of the time there is none."""
 
     def pause(self, key: DialKey, now: float) -> float:
         """Return for how many seconds more an address is left alone; 0 if it may be dialled."""

@@ -287,7 +287,7 @@ class Dialler:
         The address is then dialled again in the background, when its time has come.
         """
         key = (address, name)
-        if not self.redialling.is_unreachable(key):
+        if key not in self.redialling.unreachable:
             return False
         if self._nursery is not None and key not in self._redialled:
             self._redialled[key] = None
@@ -298,7 +298,7 @@ class Dialler:
     async def _redial(self, key: DialKey) -> None:
         try:
             await trio.sleep(self.redialling.pause(key, trio.current_time()))
-            if self.redialling.is_unreachable(key):
+            if key in self.redialling.unreachable:
                 await self.connect(*key, is_urgent=True)
         except RpcNetError:
             return

@@ -14,13 +14,14 @@ from __future__ import annotations
 import enum
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from random import Random
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from rpcnet._core.bodies import Hello
+from rpcnet._core.redialling import DialKey
 from rpcnet.config import RpcConfig
 from rpcnet.errors import Unavailable
 
@@ -155,6 +156,8 @@ class Endpoint:
         """Return the open connection to an address that takes calls, given whose it must be; None if there is none."""
         self.avoids: Callable[[str, str | None], bool] = self._dialler.avoids
         """Return whether a call that has a choice should not go to an address, because it could not be reached."""
+        self.unreachable: Collection[DialKey] = self._dialler.redialling.unreachable
+        """The addresses, with the names, whose last dial failed, as they are at any time."""
         self.calls = CallQueue()
         """Calls of peers that wait for a worker."""
         self.draining = trio.Event()
@@ -165,15 +168,6 @@ class Endpoint:
     def address(self) -> str:
         """The address that the port is bound to."""
         return self._port.local_address
-
-    @property
-    def reaches_all(self) -> bool:
-        """Whether no address that was dialled is known to be unreachable."""
-        return self._dialler.redialling.is_clear
-
-    def is_unreachable(self, address: str, name: str | None) -> bool:
-        """Return whether the last dial of an address failed."""
-        return self._dialler.redialling.is_unreachable((address, name))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the port until cancelled."""

@@ -20,8 +20,8 @@ def make(shortest: float = 0.1, longest: float = 10.0, seed: int = 1) -> Rediall
 
 def test_an_address_that_never_failed_is_dialled_at_once() -> None:
     redialling = make()
-    assert redialling.is_clear
-    assert not redialling.is_unreachable(KEY)
+    assert not redialling.unreachable
+    assert KEY not in redialling.unreachable
     assert redialling.pause(KEY, now=5.0) == 0.0
     assert redialling.failures(KEY) == 0
     assert redialling.reason(KEY) == ""
@@ -32,9 +32,9 @@ def test_a_failed_address_is_left_alone_for_a_while_and_then_dialled_although_it
     redialling.failed(KEY, "nobody answered", now=5.0)
     assert 0.05 <= redialling.pause(KEY, now=5.0) <= 0.1
     assert redialling.pause(KEY, now=5.1) == 0.0
-    assert redialling.is_unreachable(KEY)
+    assert KEY in redialling.unreachable
     assert redialling.reason(KEY) == "nobody answered"
-    assert not redialling.is_unreachable(OTHER)
+    assert OTHER not in redialling.unreachable
 
 
 @given(failures=st.integers(1, 100), seed=st.integers(0, 1000))
@@ -61,7 +61,7 @@ def test_a_dial_that_works_makes_the_address_as_good_as_new() -> None:
     for _ in range(9):
         redialling.failed(KEY, "", now=0.0)
     redialling.succeeded(KEY)
-    assert redialling.is_clear
+    assert not redialling.unreachable
     redialling.failed(KEY, "", now=0.0)
     assert redialling.pause(KEY, now=0.0) <= 0.1
 
@@ -72,9 +72,9 @@ def test_another_one_of_the_same_name_does_not_inherit_the_failures() -> None:
     redialling.failed(OTHER, "", now=0.0)
     redialling.failed((OTHER[0], None), "", now=0.0)
     redialling.forget("b")
-    assert not redialling.is_unreachable(OTHER)
-    assert redialling.is_unreachable(KEY)
-    assert redialling.is_unreachable((OTHER[0], None))
+    assert OTHER not in redialling.unreachable
+    assert KEY in redialling.unreachable
+    assert (OTHER[0], None) in redialling.unreachable
 
 
 @pytest.mark.parametrize("again", [True, False])
@@ -85,6 +85,6 @@ def test_a_bounded_number_of_addresses_is_remembered_and_the_oldest_failure_goes
     if again:
         redialling.failed(("10.0.0.1:0", None), "", now=0.0)
     redialling.failed(KEY, "", now=0.0)
-    assert redialling.is_unreachable(("10.0.0.1:0", None)) is again
-    assert redialling.is_unreachable(("10.0.0.1:1", None)) is not again
-    assert redialling.is_unreachable(KEY)
+    assert (("10.0.0.1:0", None) in redialling.unreachable) is again
+    assert (("10.0.0.1:1", None) in redialling.unreachable) is not again
+    assert KEY in redialling.unreachable
