@@ -47,7 +47,6 @@ from .quic_engine import (
     Engine,
     HandshakeCompleted,
     RetryTokens,
-    SessionTicket,
     StopSendingReceived,
     StreamDataReceived,
     StreamReset,
@@ -161,7 +160,7 @@ class QuicEndpoint:
             wants_early = early is not None and self._config.early_data
             configuration = with_ticket(configuration, ticket.session, early=wants_early)
         link = QuicLink(
-            lambda link: Engine(configuration, self._route_to(link), keep_ticket=self._keeper(link)),
+            lambda link: Engine(configuration, self._route_to(link), keep_ticket=self._identity.keeper(link)),
             handler,
             self._mark_dirty,
             deadline=now + self._config.connect_timeout,
@@ -309,8 +308,8 @@ class QuicEndpoint:
                 self._route_to(link),
                 original_destination=original or cid,
                 retry_source=None if original is None else cid,
-                find_ticket=lambda name: self._find_ticket(link, name),
-                keep_ticket=self._keeper(link),
+                find_ticket=lambda name: self._identity.find(link, name),
+                keep_ticket=self._identity.keeper(link),
                 takes_early=self._config.early_data,
             ),
             None,
@@ -566,24 +565,6 @@ class QuicEndpoint:
     def _unroute(self, link: QuicLink, cid: bytes) -> None:
         if link.cids.pop(cid, link) is None:
             del self._routes[cid]
-
-    # --- tickets, and the log
-
-    def _find_ticket(self, link: QuicLink, name: bytes) -> SessionTicket | None:
-        link.ticket = self._identity.find(name)
-        return None if link.ticket is None else link.ticket.session
-
-    def _keeper(self, link: QuicLink) -> Callable[[SessionTicket], None] | None:
-        if not self._config.resumption:
-            return None
-
-        def keep(session: SessionTicket) -> None:
-            if link.is_client:
-                self._identity.keep(link, session)
-            else:
-                link.new_ticket = session
-
-        return keep
 
     def _warn(self, message: str, *args: object, with_traceback: bool = False) -> None:
         now = self._clock()

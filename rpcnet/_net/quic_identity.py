@@ -115,20 +115,30 @@ class EndpointIdentity:
         """Take the ticket for whom this side is about to dial, if it has one."""
         return self._obtained.take(key, self._clock(), self.wall_clock()) if self._config.resumption else None
 
-    def keep(self, link: QuicLink, session: SessionTicket) -> None:
-        """Keep a ticket that the peer of a dialled link sent; worth nothing if it has not proved who it is."""
-        if link.proof is not None and link.dial_key is not None:
-            self._obtained.put(link.dial_key, self._ticket(session, link.proof, link.memory))
-
     # --- tickets for others
 
-    def find(self, name: bytes) -> Ticket | None:
-        """Take the other half of a ticket that a client shows, if this side gave it."""
-        return self._given.take(name, self._clock(), self.wall_clock())
+    def find(self, link: QuicLink, name: bytes) -> SessionTicket | None:
+        """Take the other half of a ticket that the client of an accepted link shows, if this side gave it."""
+        link.ticket = self._given.take(name, self._clock(), self.wall_clock())
+        return None if link.ticket is None else link.ticket.session
 
     def give(self, session: SessionTicket, proof: Proof) -> None:
         """Make a ticket good that was sent on an accepted link, now that its peer is verified."""
         self._given.put(session.ticket, self._ticket(session, proof, Memory()))
+
+    def keeper(self, link: QuicLink) -> Callable[[SessionTicket], None] | None:
+        """Return what is to be done with the tickets of a link: that sent on an accepted one, or those that arrive.
+
+        What arrives from a peer that has not proved who it is, is worth nothing.
+        """
+
+        def keep(session: SessionTicket) -> None:
+            if not link.is_client:
+                link.new_ticket = session
+            elif link.proof is not None and link.dial_key is not None:
+                self._obtained.put(link.dial_key, self._ticket(session, link.proof, link.memory))
+
+        return keep if self._config.resumption else None
 
     def _ticket(self, session: SessionTicket, proof: Proof, memory: Memory) -> Ticket:
         return Ticket(session, proof, self._clock() + self._config.ticket_lifetime, memory)
