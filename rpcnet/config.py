@@ -90,6 +90,8 @@ class RpcConfig:
     """Handlers that may be suspended at once on this node; further calls wait in the queue."""
     max_threads: int = attrs.field(default=40, validator=_between(1, 10_000))
     """Handlers written as plain ``def`` that run at once on this node, each in a thread; further calls wait."""
+    blocked_warning: float = attrs.field(default=1.0, validator=_between(0.001, 3600))
+    """Seconds for which a handler may keep the event loop busy before a warning in the log names it."""
     max_connections: int = attrs.field(default=4096, validator=_between(1, 1_000_000))
     """Connections that others may open to this node."""
     max_unauthenticated: int = attrs.field(default=256, validator=_between(1, 1_000_000))

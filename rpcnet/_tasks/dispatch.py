@@ -42,6 +42,7 @@ from rpcnet.errors import (
 from .failures import answer_to, undeclared
 from .handler_table import HandlerTable
 from .handlers import END_OF_RESULTS, Handler
+from .loop_watch import LoopWatch
 
 __all__ = ["Dispatcher", "DispatcherStatistics"]
 
@@ -53,10 +54,10 @@ _SLICE = 256
 
 @types.coroutine
 def _drive(
-    coroutine: Coroutine[Any, Any, object], context: contextvars.Context, trap: object
+    coroutine: Coroutine[Any, Any, object], context: contextvars.Context, trap: object, watch: LoopWatch, name: str
 ) -> Generator[Any, Any, object]:
     """Run a coroutine that has suspended with a trap to its end, in its context, inside the current task."""
-    run = context.run
+    run, clock, limit = context.run, watch.clock, watch.limit
     running = cast("Generator[Any, Any, object]", coroutine)
     while True:
         try:
@@ -66,10 +67,14 @@ def _drive(
             argument: Any = error
         else:
             step, argument = running.send, resumed
+        begun = clock()
         try:
             trap = run(step, argument)
         except StopIteration as stop:
             return stop.value
+        finally:
+            if clock() - begun > limit:
+                watch.on_step(name, begun)
 
 
 def _ends_the_worker(error: BaseException) -> bool:
@@ -107,6 +112,7 @@ class Dispatcher:
         max_running: handlers that may be suspended at once; further calls wait in the queue.
         rng: for call ids.
         sends_tracebacks: whether callers that want the tracebacks of handlers get them.
+        watch: notices handlers that block the event loop.
     """
 
     def __init__(
@@ -119,7 +125,10 @@ class Dispatcher:
         max_running: int,
         rng: random.Random,
         sends_tracebacks: bool = False,
+        watch: LoopWatch | None = None,
     ) -> None:
+        self.watch = watch or LoopWatch(limit=1.0)
+        """Notices handlers that block the event loop."""
         self._sends_tracebacks = sends_tracebacks
         self._nursery = nursery
         self.pump = pump
@@ -239,6 +248,8 @@ class Dispatcher:
             raise DeadlineExceeded("the deadline passed before the call was started", never_ran=True)
         if handler is None:
             raise Unimplemented(f"no method has the number {call.number}", never_ran=True)
+        if call.is_early and not handler.definition.idempotent:
+            raise Unavailable("only what may run twice can be called before the handshake is complete", never_ran=True)
         if handler.guard is not None:
             handler.guard(call)
         if call.metadata:
@@ -248,6 +259,11 @@ class Dispatcher:
         except InvalidArgument as error:
             error.never_ran = True
             raise
+
+    def name_of(self, call: IncomingCall) -> str:
+        """Return what a call wants, for the log."""
+        handler = self._table.get(call.number)
+        return f"method {call.number}" if handler is None else handler.definition.full_name
 
     def finish(self, call: IncomingCall, handler: Handler, result: object) -> None:
         """Encode a handler's result and answer the call."""
@@ -348,16 +364,23 @@ class _Worker:
 
     async def _lead(self) -> None:
         pool = self._pool
+        watch, clock = pool.watch, pool.watch.clock
         waiting = pool.queue.waiting
         budget = _SLICE
         while self._leads:
             pool.pump.busy = True
+            begun, before = clock(), budget
+            start = self._start_watched if watch.is_armed(begun) else self._start
             while waiting and budget:
                 budget -= 1
-                suspended = self._start(waiting.popleft())
+                suspended = start(call := waiting.popleft())
                 if suspended is not None:
+                    if clock() - begun > watch.limit:
+                        watch.on_burst(before - budget, pool.name_of(call), begun)
                     await self._finish(suspended)
                     return
+            if clock() - begun > watch.limit and before > budget:
+                watch.on_burst(before - budget, pool.name_of(call), begun)
             pool.pump.finish()
             if not budget:
                 budget = _SLICE
@@ -394,6 +417,15 @@ class _Worker:
             return _Suspended(call, handler, coroutine, context, trap)
         return None
 
+    def _start_watched(self, call: IncomingCall) -> _Suspended | None:
+        """Do what :meth:`_start` does, and measure it."""
+        watch = self._pool.watch
+        begun = watch.clock()
+        try:
+            return self._start(call)
+        finally:
+            watch.on_step(self._pool.name_of(call), begun)
+
     async def _finish(self, suspended: _Suspended) -> None:
         """Pass the lead on, and run a suspended call to its end."""
         pool = self._pool
@@ -406,7 +438,8 @@ class _Worker:
         self._leads = False
         pool.pass_on()
         try:
-            result = await _drive(suspended.coroutine, suspended.context, suspended.trap)
+            name = handler.definition.full_name
+            result = await _drive(suspended.coroutine, suspended.context, suspended.trap, pool.watch, name)
         except BaseException as error:
             if _ends_the_worker(error):
                 raise

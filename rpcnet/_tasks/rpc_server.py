@@ -15,6 +15,7 @@ from rpcnet.events import ClusterEvent, EventsDropped, NodeFailed, NodeLeft, Nod
 from .bus import Bus
 from .dispatch import Dispatcher
 from .handler_table import HandlerTable
+from .loop_watch import LoopWatch
 from .snapshots import nodes_of
 
 __all__ = ["RpcServerTask"]
@@ -56,6 +57,7 @@ class RpcServerTask:
                 max_running=limit,
                 rng=self._rng,
                 sends_tracebacks=self._config.rpc.tracebacks,
+                watch=LoopWatch(self._config.rpc.blocked_warning),
             )
             dispatcher.is_draining = endpoint.draining.is_set()
             endpoint.pump.on_calls = dispatcher.on_calls

@@ -20,6 +20,7 @@ from rpcnet._net.server_session import IncomingCall
 from rpcnet._tasks.dispatch import Dispatcher
 from rpcnet._tasks.handler_table import HandlerTable
 from rpcnet._tasks.handlers import Handler
+from rpcnet._tasks.loop_watch import LoopWatch
 from rpcnet.call import CallHost
 from rpcnet.errors import (
     CallCancelled,
@@ -82,7 +83,8 @@ class Table(HandlerTable):
         async def invoke(_: IncomingCall, arguments: list[object]) -> object:
             return await work(*arguments)
 
-        self._handlers.append(Handler(DEFINITION, CODEC, work, invoke))
+        definition = attrs.evolve(DEFINITION, name=getattr(work, "__name__", DEFINITION.name))
+        self._handlers.append(Handler(definition, CODEC, work, invoke))
         return len(self._handlers) - 1
 
 
@@ -116,7 +118,7 @@ class Pool:
 
 
 @contextlib.asynccontextmanager
-async def open_pool(max_running: int = 100) -> AsyncIterator[Pool]:
+async def open_pool(max_running: int = 100, watch: LoopWatch | None = None) -> AsyncIterator[Pool]:
     table, queue, pump, session = Table(), CallQueue(), Pump(), Session()
     async with trio.open_nursery() as nursery:
         dispatcher = Dispatcher(
@@ -126,6 +128,7 @@ async def open_pool(max_running: int = 100) -> AsyncIterator[Pool]:
             table=table,
             max_running=max_running,
             rng=Random(1),
+            watch=watch,
         )
         yield Pool(dispatcher, table, queue, pump, session)
         await trio.testing.wait_all_tasks_blocked()
