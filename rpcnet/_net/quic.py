@@ -372,7 +372,6 @@ class QuicEndpoint:
         elif isinstance(event, StreamReset):
             handler.link_reset(link, event.stream_id, event.error_code)
         elif isinstance(event, StopSendingReceived):
-            link.engine.free(event.stream_id)
             handler.link_stopped(link, event.stream_id, event.error_code)
 
     def _begin_early(self, link: QuicLink, event: object) -> None:

@@ -2,13 +2,11 @@
 
 The rules of this file:
 
-* aioquic is imported here and nowhere else, and its private names are used here and nowhere else. The tests of this
-  file fail loudly when one of them changes its meaning.
+* aioquic is imported here and in the files of the short ways (``quic_fast*.py``) and nowhere else, and so are its
+  private names used. The tests of these files fail loudly when one of them changes its meaning.
 * Client certificates are asked for by a private switch, and the engine checks of them only that the peer holds the key
   (RFC 8446, 4.4.3). It checks nothing of the server's either (``CERT_NONE``). So nothing that a connection receives may
   be looked at before :attr:`Engine.peer_certificates` has been verified.
-* Streams are served in an order that follows from their numbers, never from where an object lies in memory, so that
-  simulated runs repeat.
 * A peer that has proved nothing can make a connection hold 32 KiB of handshake per direction, not the engine's 512.
 * With a ticket the peer shows no certificate: whoever knows the ticket's secret is whom it was given to. A server that
   does not know a ticket asks for the certificate as ever.
@@ -31,8 +29,6 @@ from aioquic import tls
 from aioquic.buffer import Buffer, BufferReadError  # type: ignore[attr-defined]
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
-    Limit,
-    QuicConnection,
     QuicConnectionError,
     QuicConnectionState,
     QuicReceiveContext,
@@ -51,14 +47,13 @@ from aioquic.quic.packet import (
     encode_quic_version_negotiation,
     pull_quic_header,
 )
-from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.retry import QuicRetryTokenHandler
-from aioquic.quic.stream import QuicStream
 from aioquic.tls import SessionTicket
 from cryptography import x509
 
 from .certificates import Credentials
+from .quic_fast import FastConnection
 
 __all__ = [
     "ALPN",
@@ -90,10 +85,6 @@ VERSION: int = QuicProtocolVersion.VERSION_1
 Configuration = QuicConfiguration
 """The engine's settings, from :func:`configure`."""
 
-_ACK_DELAY = 0.008
-"""Seconds that an acknowledgement waits for data to ride with; the peer allows for 25 ms (RFC 9000, 18.2)."""
-_MAX_UNANSWERED = 8
-"""Datagrams after which it waits no longer, so that a peer that only sends is not held back (RFC 9000, 13.2.2)."""
 _MAX_HANDSHAKE_BYTES = 32 << 10
 _CIPHERS = [
     tls.CipherSuite.AES_128_GCM_SHA256,  # half the cost of AES-256 where the CPU has AES
@@ -123,22 +114,7 @@ class Ended:
     """Whether it ended without a word to the peer: nothing was heard for too long, or there is no way to it."""
 
 
-class _OrderedStream(QuicStream):
-    """A stream whose place in a set follows from its number."""
-
-    def __hash__(self) -> int:
-        return self.stream_id or 0
-
-
-class _StreamTable(dict[int, QuicStream]):
-    """The engine's table of streams; the engine puts them into sets, so each gets a hash that repeats."""
-
-    def __setitem__(self, stream_id: int, stream: QuicStream) -> None:
-        stream.__class__ = _OrderedStream
-        super().__setitem__(stream_id, stream)
-
-
-class Engine(QuicConnection):
+class Engine(FastConnection):
     """One QUIC connection, sans-IO: aioquic's five verbs, and what the rest of rpcnet asks besides.
 
     Args:
@@ -177,10 +153,7 @@ class Engine(QuicConnection):
         """Set whenever the peer allows more streams; whoever looks puts it back."""
         self.lost_early = False
         """Set when the peer did not take what was sent before the handshake was complete."""
-        self._unanswered = 0
-        self._ack_delay = _ACK_DELAY
         self._route = route
-        self._streams = _StreamTable()
         route(self.host_cid)
 
     # --- what the rest of rpcnet asks
@@ -238,7 +211,7 @@ class Engine(QuicConnection):
     @property
     def unacknowledged_bytes(self) -> int:
         """What was written to streams and not acknowledged, whether sent or not."""
-        return sum(s.sender._buffer_stop - s.sender._buffer_start for s in self._streams.values())
+        return self._table.unacknowledged
 
     @property
     def open_streams(self) -> int:
@@ -263,20 +236,10 @@ class Engine(QuicConnection):
         return True
 
     def abandon(self, stream_id: int, code: int) -> None:
-        """Reset the sending half of a stream, if it has one that is open, and free what it holds."""
+        """Reset the sending half of a stream, if it has one that is open, which frees what it holds."""
         stream = self._streams.get(stream_id)
         if stream is not None and self._stream_can_send(stream_id):
             stream.sender.reset(code)
-            self.free(stream_id)
-
-    def free(self, stream_id: int) -> None:
-        """Free what a stream holds that was reset, by us or at the peer's wish."""
-        stream = self._streams.get(stream_id)
-        if stream is not None and stream.sender._reset_error_code is not None:
-            sender = stream.sender
-            sender._buffer.clear()
-            sender._buffer_start = sender._buffer_stop
-            sender._pending = RangeSet()
 
     def refuse(self, stream_id: int, code: int) -> None:
         """Ask the peer to send no more on a stream, if it still may."""
@@ -286,50 +249,8 @@ class Engine(QuicConnection):
 
     @property
     def has_output(self) -> bool:
-        """Whether a flush could send more than an acknowledgement, or has streams to put away."""
-        path = self._network_paths[0]
-        return (
-            not self._handshake_confirmed
-            or self._close_pending
-            or self._probe_pending
-            or self._handshake_done_pending
-            or not path.is_validated
-            or bool(path.remote_challenges or self._ping_pending or self._retire_connection_ids)
-            or len(self._network_paths) > 1
-            or any(limit.sent == 0 for limit in (self._local_max_data, *self._local_max_streams))
-            or any(not connection_id.was_sent for connection_id in self._host_cids)
-            or any(map(_has_output, self._streams.values()))
-        )
-
-    def receive_datagram(self, data: bytes, addr: tuple[str, int], now: float) -> None:
-        """Take one datagram; after several without an answer, acknowledge at once."""
-        super().receive_datagram(data, addr, now)
-        self._unanswered += 1
-        if self._unanswered >= _MAX_UNANSWERED:
-            space = self._spaces.get(tls.Epoch.ONE_RTT)
-            if space is not None and space.ack_at is not None:
-                space.ack_at = now
-
-    def owes_acknowledgement(self, now: float) -> bool:
-        """Whether an acknowledgement should not wait any longer for data to ride with."""
-        space = self._spaces.get(tls.Epoch.ONE_RTT)
-        return space is not None and space.ack_at is not None and space.ack_at <= now
-
-    def datagrams_to_send(self, now: float) -> list[tuple[bytes, tuple[str, int]]]:
-        """Return what is to be sent; what is acknowledged with a delay otherwise rides along with data now."""
-        self._unanswered = 0
-        space = self._spaces.get(tls.Epoch.ONE_RTT)
-        if space is not None and space.ack_at is not None and space.ack_at > now and self._has_stream_data:
-            space.ack_at = now
-        return super().datagrams_to_send(now)
-
-    @property
-    def _has_stream_data(self) -> bool:
-        return any(not stream.sender.buffer_is_empty for stream in self._streams.values())
-
-    @property
-    def _local_max_streams(self) -> tuple[Limit, Limit]:
-        return self._local_max_streams_bidi, self._local_max_streams_uni
+        """Whether a flush could send more than an acknowledgement."""
+        return self._table.has_data or self.has_other_output
 
     # --- where the engine is made to behave
 
@@ -363,8 +284,7 @@ class Engine(QuicConnection):
 
     def _forget_streams(self) -> None:
         self._lose(self._spaces[tls.Epoch.ONE_RTT])
-        self._streams = type(self._streams)()
-        self._streams_queue.clear()
+        self._renew_streams()
         self._streams_blocked_bidi.clear()
         self._streams_blocked_uni.clear()
         self._streams_blocked_pending = False
@@ -401,17 +321,6 @@ class Engine(QuicConnection):
         if self.ended is None and event is not None:
             is_application = event.frame_type is None
             self.ended = Ended(event.error_code, is_application, event.reason_phrase, by_peer, is_silent)
-
-
-def _has_output(stream: QuicStream) -> bool:
-    sender = stream.sender
-    return (
-        not sender.buffer_is_empty
-        or sender.reset_pending
-        or stream.receiver.stop_pending
-        or stream.is_finished
-        or stream.max_stream_data_local_sent != stream.max_stream_data_local
-    )
 
 
 def configure(

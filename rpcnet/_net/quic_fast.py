@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from aioquic import tls
 from aioquic.quic.connection import (
     Limit,
     NetworkAddress,
@@ -28,6 +29,7 @@ from aioquic.quic.connection import (
     QuicNetworkPath,
 )
 from aioquic.quic.packet_builder import QuicDeliveryState
+from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
 from .quic_fast_packets import TAG_BYTES, write_varint
@@ -70,24 +72,37 @@ class FastConnection(ReceivingConnection):
             or not established.tickets.buffer_is_empty
             or not path.is_validated
             or (len(self._network_paths) > 1 and any(map(_is_probed, self._network_paths[1:])))
-            or self._owes_limits()
+            or self._owes_limits
             or self._streams_blocked_pending
             or bool(path.remote_challenges or self._retire_connection_ids or self._datagrams_pending)
         )
 
+    @property
     def _owes_limits(self) -> bool:
         """Whether the peer is to be granted more bytes in all, or more streams."""
-        data = self._local_max_data
+        data, bidi, uni = self._local_max_data, self._local_max_streams_bidi, self._local_max_streams_uni
         return (
             data.value != data.sent
             or data.used * 2 > data.value
-            or _owes_streams(self._local_max_streams_bidi)
-            or _owes_streams(self._local_max_streams_uni)
+            or (bidi.value != bidi.sent and _owes_streams(bidi))
+            or (uni.value != uni.sent and _owes_streams(uni))
         )
 
-    def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
-        """Return what is to be sent."""
+    def owes_acknowledgement(self, now: float) -> bool:
+        """Whether an acknowledgement should not wait any longer for data to ride with."""
+        space = self._application_space
+        return space is not None and space.ack_at is not None and space.ack_at <= now
+
+    @property
+    def _application_space(self) -> QuicPacketSpace | None:
         established = self._established
+        return self._spaces.get(tls.Epoch.ONE_RTT) if established is None else established.space
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        """Return what is to be sent; what is acknowledged with a delay otherwise rides along with data now."""
+        established, space = self._established, self._application_space
+        if space is not None and space.ack_at is not None and space.ack_at > now and self._table.has_data:
+            space.ack_at = now
         if (
             established is not None
             and self._state is QuicConnectionState.CONNECTED
@@ -117,8 +132,11 @@ class FastConnection(ReceivingConnection):
             self._loss_at = loss._time_of_last_sent_ack_eliciting_packet + timeout
         else:
             self._loss_at = space.loss_time
-        moments = (self._close_at, space.ack_at, self._loss_at, self._pacing_at)
-        return min(moment for moment in moments if moment is not None)
+        at = self._close_at
+        for other in (space.ack_at, self._loss_at, self._pacing_at):
+            if other is not None and (at is None or other < at):
+                at = other
+        return at
 
     # --- packets
 
@@ -166,7 +184,7 @@ class FastConnection(ReceivingConnection):
         datagram = established.keys.seal(b"".join(parts), peer_cid, number, spin=self._spin_bit)
         self._packet_number = number + 1
         packet = SentPacket(number, now, len(datagram), handlers, is_ack_eliciting=is_eliciting)
-        self._loss.on_packet_sent(packet=packet, space=established.space)
+        established.loss.register(packet, established.space, now)
         if is_eliciting and not self._ack_eliciting_sent_since_receipt:
             self._close_at = now + self._idle_timeout()
             self._ack_eliciting_sent_since_receipt = True
@@ -182,14 +200,17 @@ class FastConnection(ReceivingConnection):
         waited = 0.0 if space.largest_received_time is None else now - space.largest_received_time
         handlers.append((self._on_ack_delivery, (space, space.largest_received_packet)))
         space.ack_at = None
-        return write_acknowledgement(space.ack_queue, int(waited * 1_000_000) >> self._local_ack_delay_exponent, room)
+        established.unanswered = 0
+        return write_acknowledgement(
+            established.received.ranges, int(waited * 1_000_000) >> self._local_ack_delay_exponent, room
+        )
 
     def _wants_answer(self, established: Established) -> bool:
         """Whether a packet that only acknowledges should be acknowledged, lest the lists of both sides grow."""
         space = established.space
         return not space.ack_eliciting_in_flight and (
             len(space.sent_packets) >= _UNACKNOWLEDGED_PACKETS
-            or (len(space.ack_queue) > 1 and self._packet_number % 8 == 0)
+            or (len(established.received.ranges) > 1 and self._packet_number % 8 == 0)
         )
 
     def _fill(self, parts: list[bytes | bytearray], handlers: Handlers, room: int) -> bool:
@@ -251,4 +272,4 @@ def _is_probed(path: QuicNetworkPath) -> bool:
 
 def _owes_streams(limit: Limit) -> bool:
     """Whether the peer has fewer streams left to open than it could be granted, as the engine asks it."""
-    return limit.value != limit.sent and limit.sent - limit.used < limit.value - limit.sent
+    return limit.sent - limit.used < limit.value - limit.sent

@@ -8,7 +8,9 @@ The rules of this file:
 * ACK, STREAM, PING and PADDING frames are read here. From the first frame that is of another kind, or that breaks a
   rule, or that would need more than appending bytes to a stream, the rest of the packet goes to the inherited code.
 * What is recorded of a packet, and in which order, is what the inherited code records.
-* A packet out of its order is acknowledged at once, so that the sender learns of a loss early (RFC 9000, 13.2.1).
+* An acknowledgement waits a little for data to ride with. A packet out of its order is acknowledged at once, so that
+  the sender learns of a loss early (RFC 9000, 13.2.1), and so is every eighth, so that a peer that only sends is not
+  held back (RFC 9000, 13.2.2).
 """
 
 # ruff: noqa: SLF001 - this file knows the private names of the engine
@@ -42,6 +44,10 @@ _ONE_RTT = tls.Epoch.ONE_RTT
 _PADDING, _PING, _ACK = 0x00, 0x01, 0x02
 _FIRST_STREAM, _LAST_STREAM = 0x08, 0x0F
 _FIN, _LENGTH, _OFFSET = 0x01, 0x02, 0x04
+_ACK_DELAY = 0.008
+"""Seconds that an acknowledgement waits for data to ride with; the peer allows for 25 ms (RFC 9000, 18.2)."""
+_MAX_UNANSWERED = 8
+"""Packets after which it waits no longer."""
 _LEAST_SEALED = 4 + 16  # the longest packet number and the sample behind it
 
 
@@ -55,6 +61,14 @@ class Established:
     """Its ciphers."""
     tickets: Any
     """The sender of what TLS says after the handshake."""
+    loss: Recovery
+    """What is on its way."""
+    received: PacketRanges
+    """The packets that are to be acknowledged."""
+    idle_timeout: float
+    """Seconds of silence after which the shorter patience of both sides ends."""
+    unanswered: int = 0
+    """Packets since the last acknowledgement."""
 
 
 class ReceivingConnection(QuicConnection):
@@ -69,6 +83,7 @@ class ReceivingConnection(QuicConnection):
             original_destination_connection_id=original_destination_connection_id,
             **rest,
         )
+        self._ack_delay = _ACK_DELAY
         self._loss.__class__ = Recovery
         self._renew_streams()
 
@@ -110,7 +125,15 @@ class ReceivingConnection(QuicConnection):
             or zero_rtt.send.is_valid()
         ):
             return None
-        return Established(self._spaces[_ONE_RTT], PacketKeys(pair), self._crypto_streams[_ONE_RTT].sender)
+        space = self._spaces[_ONE_RTT]
+        loss, received = self._loss, space.ack_queue
+        assert isinstance(loss, Recovery)  # noqa: S101 - for the type checker
+        assert isinstance(received, PacketRanges)  # noqa: S101 - as above
+        patience = self._configuration.idle_timeout
+        if self._remote_max_idle_timeout is not None:
+            patience = min(patience, self._remote_max_idle_timeout)
+        tickets = self._crypto_streams[_ONE_RTT].sender
+        return Established(space, PacketKeys(pair), tickets, loss, received, patience)
 
     def _discard_finished(self) -> None:
         """Put away streams that have ended, each of which lets the peer open another (RFC 9000, 4.6)."""
@@ -146,34 +169,41 @@ class ReceivingConnection(QuicConnection):
         if number > self._spin_highest_pn:
             self._spin_bit = bool(first & 0x20) != self._is_client
             self._spin_highest_pn = number
-        is_eliciting = self._take_payload(frames, path, now)
+        is_eliciting = self._take_payload(established, frames, path, now)
         if self._is_open:
-            self._record(space, number, now, is_eliciting=is_eliciting)
+            self._record(established, number, now, is_eliciting=is_eliciting)
         return True
 
-    def _record(self, space: QuicPacketSpace, number: int, now: float, *, is_eliciting: bool) -> None:
+    def _record(self, established: Established, number: int, now: float, *, is_eliciting: bool) -> None:
         """Note a packet as received, to be acknowledged."""
+        space, queue = established.space, established.received
         self._close_at = now + self._idle_timeout()
         self._ack_eliciting_sent_since_receipt = False
         largest = space.largest_received_packet
         if number > largest:
             space.largest_received_packet = number
             space.largest_received_time = now
-        queue = space.ack_queue
         queue.add(number)
-        if len(queue) > MAX_ACK_RANGES:
+        if len(queue.ranges) > MAX_ACK_RANGES:
             queue.shift()
         space.received_packets.add(number)
         if is_eliciting:
-            if number != largest + 1:
+            established.unanswered += 1
+            if number != largest + 1 or established.unanswered >= _MAX_UNANSWERED:
                 space.ack_at = now
             elif space.ack_at is None:
                 space.ack_at = now + self._ack_delay
 
-    def _take_payload(self, frames: bytes, path: QuicNetworkPath, now: float) -> bool:
+    def _idle_timeout(self) -> float:
+        established = self._established
+        if established is None:
+            return super()._idle_timeout()
+        return max(established.idle_timeout, 3 * established.loss.get_probe_timeout())
+
+    def _take_payload(self, established: Established, frames: bytes, path: QuicNetworkPath, now: float) -> bool:
         """Take the frames of a packet and say whether it asks for an acknowledgement; close if it breaks a rule."""
         try:
-            return self._take_frames(frames, path, now)
+            return self._take_frames(established, frames, path, now)
         except QuicConnectionError as error:
             self._logger.warning(error)
             self.close(error_code=error.error_code, frame_type=error.frame_type, reason_phrase=error.reason_phrase)
@@ -181,7 +211,7 @@ class ReceivingConnection(QuicConnection):
 
     # --- frames
 
-    def _take_frames(self, frames: bytes, path: QuicNetworkPath, now: float) -> bool:
+    def _take_frames(self, established: Established, frames: bytes, path: QuicNetworkPath, now: float) -> bool:
         position, end = 0, len(frames)
         is_eliciting = False
         while position < end:
@@ -190,7 +220,7 @@ class ReceivingConnection(QuicConnection):
                 after = self._take_stream_frame(frames, position, kind)
                 is_eliciting = True
             elif kind == _ACK:
-                after = self._take_acknowledgement(frames, position, now)
+                after = self._take_acknowledgement(established, frames, position, now)
             elif kind == _PADDING:
                 after = end - len(frames[position:].lstrip(b"\0"))
             elif kind == _PING:
@@ -206,7 +236,7 @@ class ReceivingConnection(QuicConnection):
             is_eliciting |= self._payload_received(context, frames[position:])[0]
         return is_eliciting
 
-    def _take_acknowledgement(self, frames: bytes, position: int, now: float) -> int | None:
+    def _take_acknowledgement(self, established: Established, frames: bytes, position: int, now: float) -> int | None:
         """Take an ACK frame and return where it ends; None, and nothing has changed, if it is not as it should be."""
         try:
             acknowledgement = read_acknowledgement(frames, position)
@@ -215,10 +245,8 @@ class ReceivingConnection(QuicConnection):
         if acknowledgement is None or acknowledgement[0][-1].stop > self._packet_number:
             return None
         ranges, delay, after = acknowledgement
-        loss, established = self._loss, self._established
-        if not isinstance(loss, Recovery) or established is None:
-            return None
-        loss.acknowledge(ranges, (delay << self._remote_ack_delay_exponent) / 1_000_000, now, established.space)
+        delay <<= self._remote_ack_delay_exponent
+        established.loss.acknowledge(ranges, delay / 1_000_000, now, established.space)
         return after
 
     def _take_stream_frame(self, frames: bytes, position: int, kind: int) -> int | None:

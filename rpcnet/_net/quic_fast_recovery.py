@@ -53,29 +53,49 @@ class SentPacket(QuicSentPacket):
 
 
 class PacketRanges(RangeSet):
-    """The packet numbers that are to be acknowledged."""
+    """Ranges of packet numbers, or of bytes, that mostly grow at their end and are taken away from their start."""
 
     _RangeSet__ranges: list[range]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.ranges = self._RangeSet__ranges
+        """The ranges in ascending order, always the same list."""
+
     def add(self, start: int, stop: int | None = None) -> None:
-        """Add a packet number, or a range of them."""
-        ranges = self._RangeSet__ranges
-        if stop is None and ranges and ranges[-1].stop == start:
-            ranges[-1] = range(ranges[-1].start, start + 1)
+        """Add a number, or a range of them."""
+        ranges = self.ranges
+        end = start + 1 if stop is None else stop
+        if not ranges:
+            ranges.append(range(start, end))
+        elif ranges[-1].stop == start:
+            ranges[-1] = range(ranges[-1].start, end)
         else:
-            super().add(start, stop)
+            super().add(start, end)
 
     def subtract(self, start: int, stop: int) -> None:
-        """Remove a range of packet numbers."""
-        ranges = self._RangeSet__ranges
-        if ranges and start <= ranges[0].start < stop < ranges[0].stop:
+        """Remove a range of numbers."""
+        ranges = self.ranges
+        if not ranges or start > ranges[0].start or stop <= ranges[0].start:
+            super().subtract(start, stop)
+        elif stop < ranges[0].stop:
             ranges[0] = range(stop, ranges[0].stop)
+        elif stop >= ranges[-1].stop:
+            ranges.clear()
         else:
             super().subtract(start, stop)
 
 
 class Recovery(QuicPacketRecovery):
     """The engine's recovery, with a shorter way from an acknowledgement to what follows from it."""
+
+    def register(self, packet: SentPacket, space: QuicPacketSpace, now: float) -> None:
+        """Note a packet as sent, as ``on_packet_sent`` does."""
+        space.sent_packets[packet.packet_number] = packet
+        if packet.is_ack_eliciting:
+            space.ack_eliciting_in_flight += 1
+            self._time_of_last_sent_ack_eliciting_packet = now
+            self._cc.on_packet_sent(packet=packet)
 
     def acknowledge(self, ranges: Sequence[range], ack_delay: float, now: float, space: QuicPacketSpace) -> None:
         """Do what follows from an acknowledgement, as ``on_ack_received`` does.
@@ -172,7 +192,7 @@ def read_acknowledgement(data: bytes, position: int) -> tuple[list[range], int, 
     return None if smallest < 0 else (ranges, delay, position)
 
 
-def write_acknowledgement(ranges: RangeSet, delay: int, max_bytes: int) -> bytes:
+def write_acknowledgement(ranges: list[range], delay: int, max_bytes: int) -> bytes:
     """Return an ACK frame, without the oldest ranges if it has no room for them (RFC 9000, 13.2.3)."""
     newest = ranges[-1]
     largest, smallest = newest.stop - 1, newest.start
@@ -181,7 +201,7 @@ def write_acknowledgement(ranges: RangeSet, delay: int, max_bytes: int) -> bytes
     first = write_varint(largest - smallest)
     more: list[bytes] = []
     older_ranges = max(0, max_bytes // _RANGE_BYTES - _FIXED_RANGES)
-    for older in list(ranges)[-2 : -2 - older_ranges : -1]:
+    for older in ranges[-2 : -2 - older_ranges : -1]:
         more += (write_varint(smallest - older.stop - 1), write_varint(older.stop - older.start - 1))
         smallest = older.start
     return b"".join((_ACK, write_varint(largest), write_varint(delay), write_varint(len(more) // 2), first, *more))

@@ -19,10 +19,10 @@ from collections.abc import Iterable
 from aioquic.quic.events import StreamDataReceived, StreamReset
 from aioquic.quic.packet import QuicErrorCode, QuicStreamFrame
 from aioquic.quic.packet_builder import QuicDeliveryState
-from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver, QuicStreamSender
 
 from .quic_fast_packets import write_varint
+from .quic_fast_recovery import PacketRanges
 
 __all__ = ["Stream", "StreamReceiver", "StreamSender", "StreamTable"]
 
@@ -144,11 +144,17 @@ class StreamSender(QuicStreamSender):
         self._table = table
         self._unsent = self._buffer_stop
         self._number = self._stream_id or 0
+        self._renew_ranges()
+
+    def _renew_ranges(self) -> None:
+        """Begin with nothing lost, and nothing acknowledged out of order; remember the lists within the ranges."""
+        self._pending, self._acked = PacketRanges(), PacketRanges()
+        self._lost, self._islands = self._pending.ranges, self._acked.ranges
 
     @property
     def next_offset(self) -> int:
         """The offset of what is sent next."""
-        return self._pending[0].start if len(self._pending) else self._unsent
+        return self._lost[0].start if self._lost else self._unsent
 
     def write(self, data: bytes, end_stream: bool = False) -> None:  # noqa: FBT001, FBT002 - aioquic's signature
         """Take bytes to send; ``end_stream`` says that nothing follows.
@@ -179,13 +185,13 @@ class StreamSender(QuicStreamSender):
         Returns:
             None if flow control lets nothing go, or there is nothing.
         """
-        lost = self._pending
-        if len(lost):
+        lost = self._lost
+        if lost:
             start = lost[0].start
             stop = min(lost[0].stop, start + max_size, max_offset)
             if stop <= start:
                 return None
-            lost.subtract(start, stop)
+            self._pending.subtract(start, stop)
         elif self._unsent < self._buffer_stop:
             start = self._unsent
             stop = min(self._buffer_stop, start + max_size, max_offset)
@@ -200,7 +206,7 @@ class StreamSender(QuicStreamSender):
         ends = stop == self._buffer_fin
         if ends:
             self._pending_eof = False
-        self.buffer_is_empty = self._unsent == self._buffer_stop and not self._pending_eof and not len(lost)
+        self.buffer_is_empty = self._unsent == self._buffer_stop and not self._pending_eof and not lost
         base = self._buffer_start
         return start, self._buffer[start - base : stop - base], ends
 
@@ -221,11 +227,11 @@ class StreamSender(QuicStreamSender):
         if delivery is not _ACKED:
             self._send_again(start, stop, fin)
             return
-        if start == self._buffer_start and not len(self._acked):
+        if start == self._buffer_start and not self._islands:
             self._forget(stop - start)
         elif stop > start:
             self._acked.add(start, stop)
-            first = self._acked[0]
+            first = self._islands[0]
             if first.start == self._buffer_start:
                 self._acked.shift()
                 self._forget(first.stop - first.start)
@@ -261,7 +267,7 @@ class StreamSender(QuicStreamSender):
         super().reset(error_code)
         self._forget(self._buffer_stop - self._buffer_start)
         self._unsent = self._buffer_stop
-        self._pending, self._acked = RangeSet(), RangeSet()
+        self._renew_ranges()
         self._pending_eof = False
         if was_queued:
             self._table.withdraw(self._number)

@@ -67,7 +67,7 @@ def test_an_acknowledgement_is_written_and_read_as_the_engine_does(ranges: list[
     buffer = Buffer(capacity=2000)
     buffer.push_uint_var(2)
     push_ack_frame(buffer, RangeSet(ranges), delay, 1900)
-    written = write_acknowledgement(RangeSet(ranges), delay, 1200)
+    written = write_acknowledgement(ranges, delay, 1200)
     assert written == buffer.data
     assert read_acknowledgement(b"?" + written + b"?", 1) == (ranges, delay, 1 + len(written))
     buffer = Buffer(data=written)
@@ -78,7 +78,7 @@ def test_an_acknowledgement_is_written_and_read_as_the_engine_does(ranges: list[
 @settings(max_examples=50)
 @given(packet_ranges(), st.integers(60, 400))
 def test_an_acknowledgement_without_room_names_the_newest_packets(ranges: list[range], room: int) -> None:
-    written = write_acknowledgement(RangeSet(ranges), 7, room)
+    written = write_acknowledgement(ranges, 7, room)
     assert len(written) <= room
     found = read_acknowledgement(written, 0)
     assert found is not None
@@ -88,7 +88,7 @@ def test_an_acknowledgement_without_room_names_the_newest_packets(ranges: list[r
 @settings(max_examples=50)
 @given(packet_ranges())
 def test_a_truncated_acknowledgement_is_none(ranges: list[range]) -> None:
-    written = write_acknowledgement(RangeSet(ranges), 7, 1200)
+    written = write_acknowledgement(ranges, 7, 1200)
     for size in range(1, len(written), 7):
         with pytest.raises(IndexError):
             read_acknowledgement(written[:size], 0)
