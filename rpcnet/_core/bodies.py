@@ -3,6 +3,8 @@
 The rules of this file:
 
 * A body is one CBOR item, decoded with limits. What a newer version adds is ignored by an older one.
+* Numbers and texts of a HELLO are bounded, because they end up in logs and messages; texts of an ERROR are cut, here as
+  at the sender. What is no valid text is made so.
 * Whatever does not fit raises :class:`~rpcnet.errors.ProtocolError` with the frame's name, but for metadata, which is
   a user's: there it is :class:`~rpcnet.errors.InvalidArgument`.
 """
@@ -16,6 +18,8 @@ import cbor2
 
 from rpcnet.errors import Hop, InvalidArgument, ProtocolError, ResourceExhausted, StatusError, error_for_status
 from rpcnet.service import Shape
+
+from .cbor import reader
 
 __all__ = [
     "Hello",
@@ -36,8 +40,11 @@ _MAX_CHAR_BYTES = 4
 _ERROR_OVERHEAD = 64
 _MAX_HOPS = 32
 _MAX_TRACEBACK_CHARS = 1 << 16
+_MAX_NAME_CHARS = 256
+_MAX_NUMBER = (1 << 64) - 1
 _SHAPES = tuple(Shape)
 _SHAPE_NUMBERS = {shape: number for number, shape in enumerate(_SHAPES)}
+_read = reader(max_depth=8, other_keys=False)
 
 
 # --- ERROR
@@ -49,14 +56,14 @@ def encode_error(error: StatusError, max_bytes: int = 1 << 20) -> bytes:
     What does not fit into ``max_bytes`` is left out: first the traceback, then fields and hops; the message is cut.
     """
     most = max(0, min(_MAX_MESSAGE_CHARS, (max_bytes - _ERROR_OVERHEAD) // _MAX_CHAR_BYTES))
-    short = [error.message[:most], error.call_id]
+    short = [_text(error.message)[:most], error.call_id]
     more: dict[str, object] = {}
     if error.wire_fields is not None:
         more["app"] = list(error.wire_fields)
     if error.hops:
-        more["hops"] = [[hop.node, hop.method, hop.call_id] for hop in error.hops[:_MAX_HOPS]]
+        more["hops"] = [[_text(hop.node), _text(hop.method), hop.call_id] for hop in error.hops[:_MAX_HOPS]]
     if error.remote_traceback is not None:
-        body = cbor2.dumps([*short, {**more, "tb": error.remote_traceback[-_MAX_TRACEBACK_CHARS:]}])
+        body = cbor2.dumps([*short, {**more, "tb": _text(error.remote_traceback[-_MAX_TRACEBACK_CHARS:])}])
         if len(body) <= max_bytes:
             return body
     if more:
@@ -80,23 +87,32 @@ def decode_error(status: int, body: bytes, *, never_ran: bool) -> StatusError:
             pass
         case _:
             raise ProtocolError("ERROR frame: the body must be [message, call id] or [message, call id, details]")
-    error = error_for_status(status, message, call_id=call_id, never_ran=never_ran)
+    error = error_for_status(status, message[:_MAX_MESSAGE_CHARS], call_id=_short(call_id), never_ran=never_ran)
     match more:
         case {"hops": list() as hops}:
             error.hops = tuple(_decode_hop(hop) for hop in hops[:_MAX_HOPS])
     match more:
         case {"app": [str() as name, bytes() as fields]}:
-            error.wire_fields = (name, fields)
+            error.wire_fields = (name[:_MAX_NAME_CHARS], fields)
     match more:
         case {"tb": str() as text}:
-            error.remote_traceback = text
+            error.remote_traceback = text[-_MAX_TRACEBACK_CHARS:]
     return error
+
+
+def _text(value: object) -> str:
+    """Return text that can be encoded, whatever a handler took for a message."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _short(text: str | None) -> str | None:
+    return None if text is None else text[:_MAX_NAME_CHARS]
 
 
 def _decode_hop(entry: object) -> Hop:
     match entry:
         case [str() as node, str() as method, (str() | None) as call_id]:
-            return Hop(node, method, call_id)
+            return Hop(node[:_MAX_NAME_CHARS], method[:_MAX_NAME_CHARS], _short(call_id))
     raise ProtocolError("ERROR frame: a hop must be [node, method, call id]")
 
 
@@ -149,7 +165,7 @@ def decode_metadata(encoded: bytes, max_bytes: int) -> dict[str, str]:
     """
     _check_metadata_size(len(encoded), max_bytes)
     try:
-        metadata = _loads(encoded)
+        metadata = _read(encoded)
     except Exception as error:
         raise InvalidArgument("metadata: not valid CBOR", never_ran=True) from error
     if not isinstance(metadata, dict):
@@ -265,7 +281,12 @@ def decode_hello(body: bytes) -> Hello:
             "window": int() as window,
             "tb": bool() as tracebacks,
             "services": list() as services,
-        } if min(max_calls, max_bytes, room, window) > 0:
+        } if (
+            min(max_calls, max_bytes, room, window) > 0
+            and min(low, high, boot_id) >= 0
+            and max(low, high, boot_id, max_calls, max_bytes, room, window) <= _MAX_NUMBER
+            and max(len(library), len(node_id)) <= _MAX_NAME_CHARS
+        ):
             return Hello(
                 protocol_min=low,
                 protocol_max=high,
@@ -279,12 +300,14 @@ def decode_hello(body: bytes) -> Hello:
                 tracebacks=tracebacks,
                 services=tuple(_decode_service(entry) for entry in services),
             )
-    raise ProtocolError("HELLO frame: a field is missing or of the wrong type")
+    raise ProtocolError("HELLO frame: a field is missing, of the wrong type or out of range")
 
 
 def _decode_service(entry: object) -> ServiceEntry:
     match entry:
-        case [str() as name, int() as version, list() as methods]:
+        case [str() as name, int() as version, list() as methods] if (
+            len(name) <= _MAX_NAME_CHARS and 0 <= version <= _MAX_NUMBER
+        ):
             return ServiceEntry(name, version, tuple(_decode_method(method) for method in methods))
     raise ProtocolError("HELLO frame: a service must be [name, version, methods]")
 
@@ -292,19 +315,15 @@ def _decode_service(entry: object) -> ServiceEntry:
 def _decode_method(entry: object) -> MethodEntry:
     match entry:
         case [str() as name, int() as number, bool() as idempotent, int() as shape, str() as schema, *_] if (
-            0 <= number <= 0xFFFF and 0 <= shape < len(_SHAPES)
+            0 <= number <= 0xFFFF and 0 <= shape < len(_SHAPES) and max(len(name), len(schema)) <= _MAX_NAME_CHARS
         ):
             return MethodEntry(name, number, idempotent, _SHAPES[shape], schema)
     raise ProtocolError("HELLO frame: a method must be [name, number, idempotent, shape, schema]")
 
 
-def _loads(body: bytes) -> object:
-    value: object = cbor2.loads(body, max_depth=8, allow_indefinite=False, allow_duplicate_keys=False)
-    return value
-
-
 def _decode_control(body: bytes, frame: str) -> object:
     try:
-        return _loads(body)
+        value: object = _read(body)
     except Exception as error:  # a decoder of foreign bytes may raise anything; none of it is ours
         raise ProtocolError(f"{frame} frame: the body is not valid CBOR") from error
+    return value

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["ClientSession", "Waiter"]
 
 _SPARE_STREAMS = 256
+_OWN_KINDS = (StreamKind.CALL, StreamKind.STATE)
 
 
 class Waiter:
@@ -428,46 +429,76 @@ class ClientSession(Session):
     def on_frame(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:
         """Wake the caller whose answer this is."""
         kind = frame.kind
-        if kind == FrameKind.RESULT or (kind == FrameKind.STATE and stream.kind is StreamKind.STATE):
-            waiter = self._calls.end(frame.call_id)
-            if waiter is not None:
-                waiter.succeed(frame.body)
-        elif stream.channel is not None and kind == FrameKind.ITEM:
-            stream.channel.put(frame.body)
-            if stream.channel.is_over:
-                self._cancel_call(stream.channel)
+        if stream.kind in _OWN_KINDS:
+            self._on_own_stream(stream_id, stream, frame)
             return
-        elif stream.channel is not None and kind == FrameKind.CREDIT:
-            stream.channel.grant(frame.b)
-            return
-        elif kind == FrameKind.ERROR:
+        error = None
+        if kind == FrameKind.ERROR:
             error = status_error_of(frame)
-            waiter = self._calls.end(frame.call_id)
-            if waiter is not None:
-                waiter.fail(error)
-        else:
+        elif kind != FrameKind.RESULT:
             raise refuse_unexpected(frame, stream.kind.name.lower())
-        if stream.channel is not None and not stream.channel.is_over:
-            self.write_last(stream_id, b"")
+        waiter = self._calls.end(frame.call_id)
+        if waiter is None:
+            return  # it was given up
+        if not isinstance(waiter, Waiter) or waiter.lane < 0:
+            waiter.fail(Unavailable("the server broke the protocol"))
+            raise ProtocolError(f"{FrameKind(kind).name} frame on a {stream.kind.name} stream for a call on another")
+        if error is None:
+            waiter.succeed(frame.body)
+        else:
+            waiter.fail(error)
         if self._slots:
             self._free_slot()
+
+    def _on_own_stream(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:
+        """Take what arrives on the stream of a call, up to its answer."""
+        kind, channel = frame.kind, stream.channel
+        if stream.call_id is None:
+            raise ProtocolError(f"{FrameKind(kind).name} frame after the answer")
+        if channel is not None and kind == FrameKind.ITEM:
+            channel.put(frame.body)
+            if channel.is_over:
+                self._cancel_call(channel)
+            return
+        if channel is not None and kind == FrameKind.CREDIT:
+            channel.grant(frame.b)
+            return
+        error = None
+        if kind == FrameKind.ERROR:
+            error = status_error_of(frame)
+        elif kind != (FrameKind.STATE if stream.kind is StreamKind.STATE else FrameKind.RESULT):
+            raise refuse_unexpected(frame, stream.kind.name.lower())
+        waiter = self._calls.end(stream.call_id)
+        stream.call_id = None
+        if waiter is not None:
+            if error is None:
+                waiter.succeed(frame.body)
+            else:
+                waiter.fail(error)
+            self._free_slot()
+        if channel is not None and not channel.is_over:
+            self.write_last(stream_id, b"")
 
     def on_stream_end(self, stream_id: int, stream: InboundStream) -> None:
         """End the call of a stream that was closed without an answer."""
         if stream.kind in (StreamKind.CONTROL, StreamKind.LANE):
             raise ProtocolError(f"the server closed a {stream.kind.name} stream")
-        self._fail_call(stream, "the server closed the call's stream without an answer")
+        self._fail_call(stream_id, stream, "the server closed the call's stream without an answer")
 
     def on_stream_reset(self, stream_id: int, stream: InboundStream | None) -> None:
-        """End the call of a stream that the server reset."""
+        """End the call of a stream that was given up."""
         if stream is not None:
-            self._fail_call(stream, "the server reset the call's stream")
+            self._fail_call(stream_id, stream, "the server reset the call's stream")
 
-    def _fail_call(self, stream: InboundStream, message: str) -> None:
+    def on_stream_stopped(self, stream_id: int) -> None:
+        """Go on waiting: a server that has answered wants no more requests."""
+
+    def _fail_call(self, stream_id: int, stream: InboundStream, message: str) -> None:
         waiter = None if stream.call_id is None else self._calls.end(stream.call_id)
         if waiter is not None:
             waiter.fail(Unavailable(message))
             self._free_slot()
+            self.link.reset(stream_id, STREAM_CANCELLED)
 
     def on_closed(self, reason: LinkClosed) -> None:
         """End every call."""

@@ -4,7 +4,8 @@ The rules of this file:
 
 * A call is handed on with its bytes, not decoded: what it means is for the RPC server to say.
 * An answer goes where the call came from; one that is too large for a lane gets a stream of its own.
-* CANCEL and a reset stream cancel the handler; the call's place stays taken until the handler has ended.
+* CANCEL, and a call's stream that the client resets or stops, cancel the handler; the call's place stays taken until
+  the handler has ended.
 * While more than the watermark is unacknowledged, what the client asks for waits, and its places with it. So a client
   that reads nothing makes this side hold the watermark and one answer per call in flight, and no more.
 * Large requests are counted in bytes from their first one until their call has ended; a client that keeps to what
@@ -38,6 +39,7 @@ _NEVER = float("inf")
 _CALLS = (FrameKind.CALL, FrameKind.CALL_WITH_METADATA)
 _MAX_LANES = 64
 _SPARE_STREAMS = 256
+_MAX_STATES = 4
 
 
 class IncomingCall:
@@ -135,7 +137,8 @@ class ServerSession(Session):
     ) -> None:
         super().__init__(pump, config, hello)
         self._sink = calls
-        self._states = states
+        self._state_sink = states
+        self._states: set[int] = set()
         self._on_end = on_end
         self._incoming: IncomingCalls[IncomingCall] = IncomingCalls(config.max_calls_per_connection)
         self._own_streams: dict[int, IncomingCall] = {}
@@ -283,11 +286,7 @@ class ServerSession(Session):
             self._accept(IncomingCall(self, stream_id, frame, own_stream=True))
         elif kind == FrameKind.STATE and stream.kind is StreamKind.STATE and stream.call_id is None:
             stream.call_id = frame.call_id
-            request = StateRequest(frame.body, lambda reply: self._reply_state(stream_id, frame.call_id, reply))
-            if self._is_full:
-                self._held.append(partial(self._states, request))
-            else:
-                self._states(request)
+            self._accept_state(stream_id, frame)
         else:
             raise refuse_unexpected(frame, stream.kind.name.lower())
 
@@ -325,6 +324,16 @@ class ServerSession(Session):
         else:
             self._sink.accept(call)
 
+    def _accept_state(self, stream_id: int, frame: Frame) -> None:
+        self._states.add(stream_id)
+        if len(self._states) > _MAX_STATES:
+            raise ProtocolError(f"STATE frame: more than {_MAX_STATES} exchanges at once")
+        request = StateRequest(frame.body, lambda reply: self._reply_state(stream_id, frame.call_id, reply))
+        if self._is_full:
+            self._held.append(partial(self._state_sink, request))
+        else:
+            self._state_sink(request)
+
     def _refuse_unaccepted(self, call: IncomingCall, message: str) -> None:
         body = encode_error(ResourceExhausted(message))
         frame = encode_frame(FrameKind.ERROR, call.call_id, ResourceExhausted.status, 1, body)
@@ -344,7 +353,8 @@ class ServerSession(Session):
             self._held.popleft()()
 
     def _reply_state(self, stream_id: int, call_id: int, payload: bytes) -> None:
-        if not self.is_closed:
+        if stream_id in self._states and not self.is_closed:
+            self._states.discard(stream_id)
             self.write_last(stream_id, encode_frame(FrameKind.STATE, call_id, body=payload))
 
     def on_stream_end(self, stream_id: int, stream: InboundStream) -> None:
@@ -357,7 +367,16 @@ class ServerSession(Session):
             stream.channel.end()
 
     def on_stream_reset(self, stream_id: int, stream: InboundStream | None) -> None:
-        """Cancel the call of a stream that the client gave up."""
+        """Cancel the call of a stream that was given up."""
+        call = self._own_streams.get(stream_id)
+        if call is not None:
+            call.cancel()
+        elif stream is None or stream.call_id is None or stream_id in self._states:
+            self.link.reset(stream_id, STREAM_CANCELLED)  # no answer follows
+        self._states.discard(stream_id)
+
+    def on_stream_stopped(self, stream_id: int) -> None:
+        """Cancel a call whose answer nobody wants."""
         call = self._own_streams.get(stream_id)
         if call is not None:
             call.cancel()

@@ -6,6 +6,9 @@ The rules of this file:
   said, nothing else is looked at.
 * Output collects per stream until the pump flushes. A stream that breaks a rule closes its connection, with the frame's
   name in the reason; no other connection notices.
+* Control streams and lanes last as long as the connection. Whoever ends, resets or stops one ends the connection.
+* When one half of a stream is over and nothing is to follow on the other, that one is reset, so that nothing is left of
+  the stream.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ STREAM_CANCELLED, STREAM_DONE = 0x110, 0x111
 MAX_STATE_BYTES = 32 << 20
 """The longest full-state exchange: some 200,000 members."""
 _MAX_GIVEN_UP = 1024
+_LASTING = (StreamKind.CONTROL, StreamKind.LANE)
 
 log = logging.getLogger("rpcnet.rpc")
 
@@ -279,15 +283,31 @@ class Session(ABC):
 
     def link_reset(self, link: QuicLink, stream_id: int, code: int) -> None:
         """Notice that the peer gave a stream up."""
+        if self.failure is not None or self._closed is not None:
+            return
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.kind in _LASTING:
+            self.fail(ProtocolError(f"the peer reset a {stream.kind.name} stream"))
+            return
+        self._forget_stream(stream_id)
+        self.on_stream_reset(stream_id, stream)
+
+    def link_stopped(self, link: QuicLink, stream_id: int, code: int) -> None:
+        """Notice that the peer wants no more of a stream."""
+        if self.failure is not None or self._closed is not None:
+            return
+        self._output.pop(stream_id, None)
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.kind in _LASTING:
+            self.fail(ProtocolError(f"the peer stopped a {stream.kind.name} stream"))
+        else:
+            self.on_stream_stopped(stream_id)
+
+    def _forget_stream(self, stream_id: int) -> None:
         stream = self._streams.pop(stream_id, None)
         self._silent.pop(stream_id, None)
         if stream is not None:
             self.count_partial(stream, 0)
-        self.on_stream_reset(stream_id, stream)
-
-    def link_stopped(self, link: QuicLink, stream_id: int, code: int) -> None:
-        """Notice that the peer wants no more of a stream; whoever gives one up also resets it, which is what counts."""
-        self._output.pop(stream_id, None)
 
     def link_closed(self, link: QuicLink, reason: LinkClosed) -> None:
         """Notice the end of the connection, once."""
@@ -328,6 +348,7 @@ class Session(ABC):
         """Remember a stream that was opened and says nothing; see :meth:`expire_streams`."""
         if end:
             self._silent.pop(stream_id, None)
+            self.link.reset(stream_id, STREAM_CANCELLED)
         elif stream_id not in self._silent:
             self._silent[stream_id] = trio.current_time()
             self.check_stream_count(len(self._streams) + len(self._silent))
@@ -341,6 +362,8 @@ class Session(ABC):
         if kind is not StreamKind.CONTROL and self.peer_hello is None:
             raise ProtocolError(f"{kind.name} stream before HELLO")
         self.check_stream(stream_id, kind)
+        if (kind is StreamKind.RESULT) != bool(stream_id & 2):
+            raise ProtocolError(f"{kind.name} stream that is {'uni' if stream_id & 2 else 'bi'}directional")
         self.check_stream_count(len(self._streams) + len(self._silent) + 1)
         return self.expect(stream_id, kind)
 
@@ -362,15 +385,20 @@ class Session(ABC):
             if stream_id & 1 == self.link.is_client and stream.since < before and self.is_stuck(stream)
         ]
         for stream_id in silent + stuck:
-            stream = self._streams.pop(stream_id, None)
-            self._silent.pop(stream_id, None)
-            if stream is not None:
-                self.count_partial(stream, 0)
-            self.link.reset(stream_id, STREAM_CANCELLED)
-            self.link.stop(stream_id, STREAM_CANCELLED)
-            self._given_up[stream_id] = None
-            if len(self._given_up) > _MAX_GIVEN_UP:
-                del self._given_up[next(iter(self._given_up))]
+            self._give_up(stream_id)
+
+    def _give_up(self, stream_id: int) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.kind is StreamKind.LANE:
+            self.fail(ProtocolError("LANE stream: a frame was begun and not completed"))
+            return
+        self._forget_stream(stream_id)
+        self.link.reset(stream_id, STREAM_CANCELLED)
+        self.link.stop(stream_id, STREAM_CANCELLED)
+        self._given_up[stream_id] = None
+        if len(self._given_up) > _MAX_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
+        self.on_stream_reset(stream_id, stream)
 
     def is_stuck(self, stream: InboundStream) -> bool:
         """Whether a stream should have said more than it did."""
@@ -386,6 +414,8 @@ class Session(ABC):
 
     def _take_control(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:
         if frame.kind != FrameKind.HELLO:
+            if self.peer_hello is None:
+                raise ProtocolError(f"{FrameKind(frame.kind).name} frame on a control stream before HELLO")
             self.on_control(frame)
             return
         if self.peer_hello is not None:
@@ -432,7 +462,11 @@ class Session(ABC):
 
     @abstractmethod
     def on_stream_reset(self, stream_id: int, stream: InboundStream | None) -> None:
-        """The peer reset a stream."""
+        """The peer reset a stream that does not last, or it was given up here because nothing came."""
+
+    @abstractmethod
+    def on_stream_stopped(self, stream_id: int) -> None:
+        """The peer wants no more of what is sent on a stream that does not last; the rest is dropped."""
 
     @abstractmethod
     def on_closed(self, reason: LinkClosed) -> None:

@@ -332,7 +332,7 @@ HELLO_FRAME = encode_frame(FrameKind.HELLO, 0, body=encode_hello(HELLO))
             lambda client: client.write(
                 0, bytes([StreamKind.CONTROL]) + encode_frame(FrameKind.HELLO, 0, body=b"\xa0")
             ),
-            "HELLO frame: a field is missing or of the wrong type",
+            "HELLO frame: a field is missing, of the wrong type or out of range",
         ),
         (lambda client: client.write(0, bytes([StreamKind.CONTROL]) + call(1, 0)), "CALL frame on a control stream"),
         (
