@@ -31,7 +31,7 @@ async def watched(clock: Clock) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-def clock(caplog: pytest.LogCaptureFixture, autojump_clock: MockClock) -> Clock:
+def clock(caplog: pytest.LogCaptureFixture) -> Clock:
     caplog.set_level(logging.WARNING, "rpcnet.rpc")
     return Clock()
 
@@ -42,7 +42,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def test_a_handler_that_blocks_the_loop_is_named_with_its_duration(
-    clock: Clock, caplog: pytest.LogCaptureFixture
+    clock: Clock, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     async def block() -> None:
         clock.now += 2.25
@@ -55,7 +55,7 @@ async def test_a_handler_that_blocks_the_loop_is_named_with_its_duration(
 
 
 async def test_a_handler_is_named_that_blocks_before_or_after_it_waits_for_something(
-    clock: Clock, caplog: pytest.LogCaptureFixture
+    clock: Clock, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     async def before() -> None:
         clock.now += 3
@@ -81,7 +81,9 @@ async def test_a_handler_is_named_that_blocks_before_or_after_it_waits_for_somet
     ]
 
 
-async def test_a_handler_that_waits_for_long_blocks_nobody(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_handler_that_waits_for_long_blocks_nobody(
+    clock: Clock, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
     async def wait() -> None:
         await trio.sleep(100)
 
@@ -98,7 +100,7 @@ async def test_a_handler_that_waits_for_long_blocks_nobody(clock: Clock, caplog:
 
 
 async def test_one_of_several_handlers_in_a_row_is_named_the_next_time(
-    clock: Clock, caplog: pytest.LogCaptureFixture
+    clock: Clock, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     async def block() -> None:
         clock.now += 2
@@ -113,7 +115,7 @@ async def test_one_of_several_handlers_in_a_row_is_named_the_next_time(
 
 
 async def test_many_handlers_that_are_slow_together_are_blamed_for_nothing_once_each_is_measured(
-    clock: Clock, caplog: pytest.LogCaptureFixture
+    clock: Clock, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     async def slowish() -> None:
         clock.now += 0.5
@@ -125,7 +127,7 @@ async def test_many_handlers_that_are_slow_together_are_blamed_for_nothing_once_
 
 
 async def test_a_handler_that_blocks_again_and_again_is_logged_once_a_minute(
-    clock: Clock, caplog: pytest.LogCaptureFixture
+    clock: Clock, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     async def block() -> None:
         clock.now += 2
