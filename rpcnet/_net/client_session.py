@@ -390,12 +390,21 @@ class ClientSession(Session):
         self.say_hello(self._control, bytes([StreamKind.CONTROL]))
 
     def on_hello(self, hello: Hello) -> None:
-        """Learn the server's methods and limits, and let the callers go."""
+        """Learn what the server says, and let the callers go."""
+        self.learn(hello)
+        self.let_go()
+
+    def learn(self, hello: Hello) -> None:
+        """Learn the server's methods and limits, and open the lanes."""
+        self.message_limit = min(self._config.max_message_bytes, hello.max_message_bytes)
         self._max_calls = hello.max_calls
         self._room_for_requests = Allowance(hello.max_request_bytes)
         self._lane_limit = min(self._lane_limit, self.message_limit)
         self._methods = {(s.name, m.name): m for s in hello.services for m in s.methods}
         self._open_lanes()
+
+    def let_go(self) -> None:
+        """Let the callers go who wait for the connection."""
         self.is_open = True
         self._opened.set()
 

@@ -37,6 +37,8 @@ __all__ = ["CallSink", "IncomingCall", "ServerSession", "StateRequest", "StateSi
 
 _NEVER = float("inf")
 _CALLS = (FrameKind.CALL, FrameKind.CALL_WITH_METADATA)
+_CONTROL_STREAM = 0
+_MAX_OVERTAKING = 64 << 10
 _MAX_LANES = 64
 _SPARE_STREAMS = 256
 _MAX_STATES = 4
@@ -52,6 +54,7 @@ class IncomingCall:
         "context",
         "deadline",
         "is_cancelled",
+        "is_early",
         "metadata",
         "number",
         "own_stream",
@@ -75,6 +78,7 @@ class IncomingCall:
         self.deadline = trio.current_time() + frame.b / 1000 if frame.b else _NEVER
         self.scope: trio.CancelScope | None = None
         self.is_cancelled = False
+        self.is_early = session.began_early and session.link.is_early
         self.channel: CallStream | None = None
         self.context: object = None
 
@@ -143,6 +147,9 @@ class ServerSession(Session):
         self._incoming: IncomingCalls[IncomingCall] = IncomingCalls(config.max_calls_per_connection)
         self._own_streams: dict[int, IncomingCall] = {}
         self._request_bytes = 0
+        self.began_early = False
+        """Whether it took something before the handshake was complete."""
+        self._overtaking: list[tuple[int, bytes, bool]] = []
         self._lane_count = 0
         self._max_streams = 2 * config.max_calls_per_connection + _SPARE_STREAMS
         self._watermark = config.send_watermark_bytes
@@ -231,6 +238,27 @@ class ServerSession(Session):
 
     # --- input
 
+    def link_early(self, link: QuicLink) -> None:
+        """Take what comes before the handshake is complete; it may be a recording that somebody plays back."""
+        self._link = link
+        self.began_early = True
+
+    def link_early_lost(self, link: QuicLink) -> None:
+        """Notice nothing: this is for who dials."""
+
+    def link_data(self, link: QuicLink, stream_id: int, data: bytes, end: bool) -> None:  # noqa: FBT001
+        """Take bytes of a stream; those that overtook HELLO in the first flight wait for it."""
+        if self.began_early and self.peer_hello is None and stream_id != _CONTROL_STREAM:
+            self._overtaking.append((stream_id, data, end))
+            if sum(len(held) for _, held, _ in self._overtaking) > _MAX_OVERTAKING:
+                self.fail(ProtocolError("more than 64 KiB before HELLO"))
+            return
+        super().link_data(link, stream_id, data, end)
+        if self._overtaking and self.peer_hello is not None:
+            overtaking, self._overtaking = self._overtaking, []
+            for held in overtaking:
+                super().link_data(link, *held)
+
     def on_ready(self) -> None:
         """Wait for the client's HELLO."""
 
@@ -285,6 +313,8 @@ class ServerSession(Session):
             stream.call_id = frame.call_id
             self._accept(IncomingCall(self, stream_id, frame, own_stream=True))
         elif kind == FrameKind.STATE and stream.kind is StreamKind.STATE and stream.call_id is None:
+            if self.link.is_early:
+                raise ProtocolError("STATE frame before the handshake is complete")
             stream.call_id = frame.call_id
             self._accept_state(stream_id, frame)
         else:

@@ -248,6 +248,8 @@ class Dispatcher:
             raise DeadlineExceeded("the deadline passed before the call was started", never_ran=True)
         if handler is None:
             raise Unimplemented(f"no method has the number {call.number}", never_ran=True)
+        if call.is_early and not handler.definition.idempotent:
+            raise Unavailable("only what may run twice can be called before the handshake is complete", never_ran=True)
         if handler.guard is not None:
             handler.guard(call)
         if call.metadata:

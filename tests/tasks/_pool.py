@@ -37,6 +37,7 @@ class Session:
 
     answers: dict[int, object] = attrs.field(factory=dict)
     peer_name: str = "peer"
+    began_early: bool = False
 
     def answer(self, call: IncomingCall, body: bytes) -> None:
         self._end(call, CODEC.decode_result(body))
