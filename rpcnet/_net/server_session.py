@@ -147,6 +147,7 @@ class ServerSession(Session):
         self._incoming: IncomingCalls[IncomingCall] = IncomingCalls(config.max_calls_per_connection)
         self._own_streams: dict[int, IncomingCall] = {}
         self._request_bytes = 0
+        self._short = 0
         self.began_early = False
         """Whether it took something before the handshake was complete."""
         self._overtaking: list[tuple[int, bytes, bool]] = []
@@ -171,6 +172,10 @@ class ServerSession(Session):
     def answer(self, call: IncomingCall, body: bytes) -> None:
         """Send the result of a call; one above the client's limit becomes ``ResourceExhausted``."""
         size = len(body)
+        if size <= self._short and not call.own_stream and not call.is_cancelled and self._closed is None:
+            self._incoming.end(call.call_id)  # what most answers need
+            self.write(call.stream_id, encode_frame(FrameKind.RESULT, call.call_id, 0, 0, body))
+            return
         if size > self.message_limit:
             error = ResourceExhausted(f"result of {size} bytes is above the limit of {self.message_limit}")
             self.refuse(call, error)
@@ -264,6 +269,7 @@ class ServerSession(Session):
 
     def on_hello(self, hello: Hello) -> None:
         """Answer HELLO."""
+        self._short = min(self._config.lane_limit_bytes, self.message_limit)
         self.say_hello(self._control)
 
     def on_control(self, frame: Frame) -> None:
@@ -374,7 +380,7 @@ class ServerSession(Session):
 
     @property
     def _is_full(self) -> bool:
-        return bool(self._held) or self.link.buffered_at_most > self._watermark
+        return self._link is None or bool(self._held) or self._link.buffered_at_most > self._watermark
 
     def link_progress(self, link: QuicLink) -> None:
         """Go on with what was held back, as far as the client has read."""
