@@ -30,7 +30,7 @@ __all__ = ["RealEnvironment", "UdpPort"]
 _BUFFER_BYTES = 4 << 20
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # Linux, socket(7); not in the socket module of Python 3.11
 _READ_BYTES = 65536
-_LOOPBACK_DATAGRAM_BYTES = 8900
+_LOOPBACK_DATAGRAM_BYTES = 16383  # the most that the engine takes
 _HEADER_BYTES = 48  # IPv6 and UDP
 _LOOPBACK_MTU_FILE = Path("/sys/class/net/lo/mtu")
 
