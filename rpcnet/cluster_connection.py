@@ -78,7 +78,7 @@ async def _connected(
 ) -> AsyncGenerator[ClusterClient, None]:
     environment = current_environment()
     rng = environment.rng()
-    routes, answers, _ = await open_client_port(seeds, settings, environment, rng, is_patient=False)
+    routes, answers, _ = await open_client_port(seeds, settings, environment, rng)
     if not routes:
         listed = "; ".join(f"{seed}: {answer}" for seed, answer in answers.items())
         raise JoinError(f"no node of the cluster could be reached: {listed}", answers)

@@ -198,7 +198,7 @@ def connect(
 async def _connected(peer: OnePeer, settings: ClientSettings) -> AsyncGenerator[Connection, None]:
     environment = current_environment()
     rng = environment.rng()
-    routes, failures, name = await open_client_port([peer.address], settings, environment, rng, is_patient=True)
+    routes, failures, name = await open_client_port([peer.address], settings, environment, rng)
     if not routes:
         raise Unavailable(failures[peer.address], never_ran=True)
     routes = [attrs.evolve(route, name=peer.name) for route in routes]
@@ -211,5 +211,5 @@ async def _connected(peer: OnePeer, settings: ClientSettings) -> AsyncGenerator[
         parts.keep_only(winner.endpoint)
 
     async with serving(parts, enter):
-        caller = OnePeerCaller(parts.endpoint, peer, settings.retry, child(rng), settings.middleware)
+        caller = OnePeerCaller(parts.endpoint, peer, settings.retry, child(rng), settings.middleware, is_patient=True)
         yield Connection(parts, caller, peer, name, settings.config)

@@ -20,7 +20,7 @@ import trio
 from rpcnet._core.resilience import RetryPolicy
 from rpcnet._middleware import Middleware, check_middleware
 from rpcnet._net.addresses import is_loopback, parse_address
-from rpcnet._net.endpoint import Endpoint, Role
+from rpcnet._net.endpoint import Endpoint, Pause, Role
 from rpcnet._net.identity import Security
 from rpcnet._net.ports import DatagramPort, Environment
 from rpcnet.config import RpcConfig
@@ -167,7 +167,7 @@ class ClientParts:
 
 
 async def open_client_port(
-    addresses: Sequence[str], settings: ClientSettings, environment: Environment, rng: Random, *, is_patient: bool
+    addresses: Sequence[str], settings: ClientSettings, environment: Environment, rng: Random
 ) -> tuple[list[Route], dict[str, str], str]:
     """Open what is needed to dial some addresses. A checkpoint.
 
@@ -176,7 +176,6 @@ async def open_client_port(
         settings: who dials, and how.
         environment: resolves names and opens ports.
         rng: the client's source of chance.
-        is_patient: whether callers wait for a connection that is lost.
 
     Returns:
         The ways to reach them, the preferred ones first; why the addresses to which there is none cannot be reached;
@@ -204,7 +203,6 @@ async def open_client_port(
                 hello=lambda: hello,
                 rng=child(rng),
                 role=Role.CLIENT,
-                is_patient=is_patient,
             )
     except BaseException:
         for port in ports.values():
@@ -272,7 +270,7 @@ async def first_to_answer(routes: Sequence[Route]) -> tuple[Route | None, dict[R
 
         async def dial(route: Route, over: trio.Event) -> None:
             try:
-                await route.endpoint.connect(route.address, route.name, is_urgent=True)
+                await route.endpoint.connect(route.address, route.name, pause=Pause.IGNORE)
             except RpcNetError as error:
                 failures[route] = error
                 over.set()

@@ -32,7 +32,7 @@ from rpcnet._tasks.bus import Bus
 from rpcnet._tasks.subscriptions import SubscriptionHub
 from rpcnet.client import ClientHost
 from rpcnet.config import RpcConfig, SupervisionConfig
-from rpcnet.errors import JoinError, RpcNetError
+from rpcnet.errors import JoinError, RpcNetError, Unavailable
 from rpcnet.events import ClusterEvent, NodeFailed, NodeLeft, NodeReplaced
 from rpcnet.selectors import Selector
 from rpcnet.views import NodeRegistry
@@ -45,6 +45,7 @@ __all__ = ["ClusterLink"]
 log = logging.getLogger("rpcnet.client")
 _ONCE = RetryPolicy(max_attempts=1)
 _ROUNDS: DialKey = ("", None)
+_NOBODY = Unavailable("nobody could be followed")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -127,7 +128,7 @@ class ClusterLink(ClientParts):
                 self._settled.set()
                 return
             if followed is None:
-                self._rounds.failed(_ROUNDS, "", trio.current_time())
+                self._rounds.failed(_ROUNDS, _NOBODY, trio.current_time())
                 await trio.sleep(self._rounds.pause(_ROUNDS, trio.current_time()))
             else:
                 last = followed.address

@@ -2,8 +2,8 @@
 
 The rules of this file:
 
-* There is nobody else to call. What waits for the connection to come back is the dialling, not the retries: a call
-  whose wait for it was in vain is not tried again.
+* There is nobody else to call, so a patient caller waits for the connection to come back, and for a server that drains
+  to be replaced. The dialling does that, not the retries: a call that has waited in vain is not tried again.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import attrs
 
 from rpcnet._core.resilience import RetryPolicy, RetryState
 from rpcnet._middleware import Middleware
-from rpcnet._net.endpoint import Endpoint
+from rpcnet._net.endpoint import Endpoint, Pause
 
-from .caller import Caller, Target
+from .caller import Caller, OpenCall, Target
 
 __all__ = ["OnePeer", "OnePeerCaller"]
 
@@ -47,6 +47,7 @@ class OnePeerCaller(Caller[OnePeer]):
         retry: when a failed attempt is followed by another.
         rng: for the pauses between attempts.
         middleware: what runs around every call, the outermost first.
+        is_patient: whether calls wait for a connection, as long as ``connect_timeout``.
     """
 
     def __init__(
@@ -56,9 +57,12 @@ class OnePeerCaller(Caller[OnePeer]):
         retry: RetryPolicy,
         rng: Random,
         middleware: Iterable[Middleware[Any]] = (),
+        *,
+        is_patient: bool = False,
     ) -> None:
         super().__init__(endpoint, retry, rng, middleware)
         self._peer = peer
+        self._is_patient = is_patient
         self._key = (peer.address, peer.name)
         self.active = 0
         """Attempts under way."""
@@ -79,3 +83,16 @@ class OnePeerCaller(Caller[OnePeer]):
 
     def _end(self, peer: OnePeer, *, done: bool) -> None:
         self.active -= 1
+
+    async def _call_slowly(self, target: Target, peer: OnePeer, body: bytes, deadline: float) -> bytes:
+        await self._wait_for_connection(target)
+        return await super()._call_slowly(target, peer, body, deadline)
+
+    async def _try_to_open(self, target: Target, peer: OnePeer, body: bytes, deadline: float) -> OpenCall[OnePeer]:
+        await self._wait_for_connection(target)
+        return await super()._try_to_open(target, peer, body, deadline)
+
+    async def _wait_for_connection(self, target: Target) -> None:
+        """Wait for a connection that will do; a built-in service may be called while its server drains."""
+        if self._is_patient:
+            await self._endpoint.connect(*self._key, pause=Pause.WAIT, even_draining=target.is_builtin)

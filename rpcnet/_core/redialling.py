@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from rpcnet.errors import RpcNetError
+
 if TYPE_CHECKING:
     from random import Random
 
@@ -34,7 +36,7 @@ class _Failure:
 
     count: int
     again_at: float
-    reason: str
+    error: RpcNetError
 
 
 class Redialling:
@@ -64,18 +66,18 @@ class Redialling:
         failure = self._failures.get(key)
         return 0 if failure is None else failure.count
 
-    def reason(self, key: DialKey) -> str:
-        """Return why the last dial of an address failed; empty if it did not."""
+    def error(self, key: DialKey) -> RpcNetError | None:
+        """Return why the last dial of an address failed; None if it did not."""
         failure = self._failures.get(key)
-        return "" if failure is None else failure.reason
+        return None if failure is None else failure.error
 
-    def failed(self, key: DialKey, reason: str, now: float) -> None:
-        """Note that a dial failed."""
+    def failed(self, key: DialKey, error: RpcNetError, now: float) -> None:
+        """Note that a dial failed, and why."""
         before = self._failures.pop(key, None)
         count = 1 if before is None else before.count + 1
         longest = min(self._longest, self._shortest * 2.0 ** min(count - 1, _MAX_DOUBLINGS))
         pause = longest * (0.5 + self._rng.random() / 2)
-        self._failures[key] = _Failure(count, now + pause, reason)
+        self._failures[key] = _Failure(count, now + pause, error)
         if len(self._failures) > _MAX_REMEMBERED:
             del self._failures[next(iter(self._failures))]
 

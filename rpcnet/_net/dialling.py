@@ -6,13 +6,14 @@ The rules of this file:
 * A connection that ends is forgotten at once; the next call dials again. One whose server drains takes no new calls,
   and stays for those that run on it.
 * After a failed dial an address is left alone for a while, see ``_core/redialling.py``. Whoever wants it meanwhile is
-  told at once why it cannot be had or, with a patient dialler, waits for it, ``connect_timeout`` seconds in all.
+  told at once why it cannot be had or, if he is patient, waits for it, ``connect_timeout`` seconds in all.
 * Of the addresses of a name, each failed dial tries the next one.
 """
 
 from __future__ import annotations
 
 import contextvars
+import enum
 from collections.abc import Callable, Iterator
 from random import Random
 
@@ -22,16 +23,30 @@ from trio.lowlevel import enable_ki_protection
 from rpcnet._core.bodies import Hello
 from rpcnet._core.redialling import DialKey, Redialling
 from rpcnet.config import RpcConfig
-from rpcnet.errors import RpcNetError, Unavailable
+from rpcnet.errors import RpcNetError, Unauthenticated, Unavailable, VersionMismatch
 
 from .addresses import Address, is_literal, parse_address
 from .client_session import ClientSession
 from .host_names import HostNames
 from .ports import Environment
 from .pump import PortPump
-from .quic import LinkClosed, QuicEndpoint
+from .quic import QuicEndpoint
 
-__all__ = ["DialledSession", "Dialler"]
+__all__ = ["DialledSession", "Dialler", "Pause"]
+
+
+class Pause(enum.Enum):
+    """What to do while an address that could not be reached is left alone."""
+
+    REFUSE = "refuse"
+    """Say why it could not be reached: the caller may know somebody else."""
+    WAIT = "wait"
+    """Wait until it is dialled again, and again, for ``connect_timeout`` seconds: there is nobody else.
+
+    Not if it refused: waiting does not help then.
+    """
+    IGNORE = "ignore"
+    """Dial now: the caller makes pauses of his own."""
 
 
 class DialledSession(ClientSession):
@@ -52,8 +67,8 @@ class DialledSession(ClientSession):
         """When it was dialled, in Trio time."""
         self.was_open = False
         """Whether both sides have said HELLO."""
-        self.end_reason = ""
-        """Why it ended."""
+        self.gave_up: RpcNetError | None = None
+        """Why this side no longer waited for it to come about; None if it did not come to that."""
         self.silent_ticks = 0
         """How often the peer was looked for and had given no sign of life."""
         self._last_signs: tuple[float, float, int] = (0.0, 0.0, 0)
@@ -64,14 +79,14 @@ class DialledSession(ClientSession):
         self.was_open = True
         self._on_open()
 
-    def on_closed(self, reason: LinkClosed) -> None:
-        """End every call, and remember why."""
-        self.end_reason = self.end_reason or reason.message
-        super().on_closed(reason)
+    @property
+    def end(self) -> RpcNetError:
+        """Why it ended before anything ran on it."""
+        return self.gave_up or self._why_closed(never_ran=True)
 
     def give_up_dialling(self, why: str) -> None:
         """Close a connection that does not come about."""
-        self.end_reason = why
+        self.gave_up = Unavailable(why, never_ran=True)
         self.shut()
 
     def look_for_life(self) -> int:
@@ -103,7 +118,6 @@ class Dialler:
         hello: makes what this side says first on a connection.
         rng: for the jitter.
         owner: what the port belongs to, for messages.
-        is_patient: whether whoever wants a connection waits for the next dial, instead of hearing that the last failed.
     """
 
     def __init__(
@@ -118,7 +132,6 @@ class Dialler:
         hello: Callable[[], Hello],
         rng: Random,
         owner: str,
-        is_patient: bool,
     ) -> None:
         self._pump = pump
         self._quic = quic
@@ -128,7 +141,6 @@ class Dialler:
         self._config = config
         self._hello = hello
         self._owner = owner
-        self._is_patient = is_patient
         self._current: dict[DialKey, DialledSession] = {}
         self._superseded: dict[DialledSession, None] = {}
         self._nursery: trio.Nursery | None = None
@@ -160,13 +172,14 @@ class Dialler:
         session = self._current.get((address, name))
         return session if session is not None and session.is_open and not session.is_draining else None
 
-    async def connect(self, address: str, name: str | None, *, is_urgent: bool) -> ClientSession:
+    async def connect(self, address: str, name: str | None, pause: Pause, *, even_draining: bool) -> ClientSession:
         """Return an open connection to an address, dialling if there is none. A checkpoint only if it has to wait.
 
         Args:
             address: ``"host:port"``.
             name: who must answer there; None for anybody of the cluster.
-            is_urgent: dial now, whatever became of the last dial, and take a connection whose server drains.
+            pause: what to do while an address that could not be reached is left alone.
+            even_draining: whether a connection will do whose server takes no calls.
 
         Raises:
             Unavailable: it cannot be had; nothing ran.
@@ -175,7 +188,7 @@ class Dialler:
         """
         key = (address, name)
         session = self._current.get(key)
-        if session is not None and session.is_open and self._will_do(session, is_urgent=is_urgent):
+        if session is not None and session.is_open and (even_draining or not session.is_draining):
             return session
         if self.is_closed:
             raise Unavailable(f"the {self._owner} has stopped", never_ran=True)
@@ -183,54 +196,53 @@ class Dialler:
         with trio.move_on_after(timeout):
             while True:
                 try:
-                    return await self._try(key, is_urgent=is_urgent)
+                    return await self._try(key, pause, even_draining=even_draining)
                 except Unavailable:
-                    if is_urgent or not self._is_patient or self.is_closed:
+                    if pause is not Pause.WAIT or self.is_closed:
                         raise
         self._give_up(key)
-        why = self.redialling.reason(key) or "nobody answered"
+        why = self.redialling.error(key) or "nobody answered"
         raise Unavailable(
             f"no connection with {name or address} at {address} within {timeout} s: {why}", never_ran=True
         )
 
-    def _will_do(self, session: ClientSession, *, is_urgent: bool) -> bool:
-        """Whether a connection is what a caller waits for: who is patient does not want one that takes no calls."""
-        return is_urgent or not self._is_patient or not session.is_draining
-
-    async def _try(self, key: DialKey, *, is_urgent: bool) -> ClientSession:
+    async def _try(self, key: DialKey, pause: Pause, *, even_draining: bool) -> ClientSession:
         """Return the connection, after one dial if there is none."""
         self._give_up(key)
         session = self._current.get(key)
-        if session is None or not self._will_do(session, is_urgent=is_urgent):
-            if not is_urgent:
-                await self._pause(key)
-            session = await self._dial(key)
+        if session is None or (session.is_draining and not even_draining):
+            await self._keep_pause(key, pause)
+            session = await self._dial(key, even_draining=even_draining)
         await session.wait_open()
-        if not self._will_do(session, is_urgent=is_urgent):
+        if session.is_draining and not even_draining:
             self._supersede(key, session)
             if not session.calls_in_flight:
                 session.shut()
-            self.redialling.failed(key, "it is draining", trio.current_time())
-            raise Unavailable(f"{session.peer_name} is draining", never_ran=True)
+            draining = Unavailable(f"{session.peer_name} is draining", never_ran=True)
+            self.redialling.failed(key, draining, trio.current_time())
+            raise draining
         return session
 
-    async def _pause(self, key: DialKey) -> None:
+    async def _keep_pause(self, key: DialKey, pause: Pause) -> None:
         """Wait until an address may be dialled, or raise because that is not yet."""
-        pause = self.redialling.pause(key, trio.current_time())
-        if not pause:
+        left = self.redialling.pause(key, trio.current_time())
+        if not left or pause is Pause.IGNORE:
             return
-        if not self._is_patient:
-            reason = self.redialling.reason(key)
-            raise Unavailable(
-                f"{key[0]} could not be reached: {reason}; it is dialled again in {pause:.1f} s", never_ran=True
-            )
-        await trio.sleep(pause)
+        error = self.redialling.error(key)
+        message = f"{key[0]} could not be reached: {error}; it is dialled again in {left:.1f} s"
+        if isinstance(error, VersionMismatch):
+            raise VersionMismatch(message)
+        if isinstance(error, Unauthenticated):
+            raise Unauthenticated(message, never_ran=True)
+        if pause is Pause.REFUSE:
+            raise Unavailable(message, never_ran=True)
+        await trio.sleep(left)
 
-    async def _dial(self, key: DialKey) -> DialledSession:
+    async def _dial(self, key: DialKey, *, even_draining: bool) -> DialledSession:
         resolved = await self._resolve(key)
         before = self._current.get(key)
         if before is not None:
-            if self._will_do(before, is_urgent=False):
+            if even_draining or not before.is_draining:
                 return before  # somebody else has dialled meanwhile
             self._supersede(key, before)
 
@@ -239,7 +251,7 @@ class Dialler:
             if self._current.get(key) is dialled:
                 del self._current[key]
             if not dialled.was_open:
-                self.redialling.failed(key, dialled.end_reason, trio.current_time())
+                self.redialling.failed(key, dialled.end, trio.current_time())
 
         self._current[key] = dialled = DialledSession(
             self._pump,
@@ -249,7 +261,8 @@ class Dialler:
             on_end=ended,
         )
         expected = key[1] or None
-        dialled.attach(self._quic.dial(resolved, dialled, expected_name=expected, now=trio.current_time()))
+        now = trio.current_time()
+        dialled.attach(self._quic.dial(resolved, dialled, expected_name=expected, now=now))
         return dialled
 
     async def _resolve(self, key: DialKey) -> Address:
@@ -260,9 +273,9 @@ class Dialler:
                 return await self._names.resolve(host), port
             found = await self._environment.resolve(host)
         except OSError as error:
-            why = f"{host} does not resolve: {error}"
-            self.redialling.failed(key, why, trio.current_time())
-            raise Unavailable(why, never_ran=True) from error
+            unknown = Unavailable(f"{host} does not resolve: {error}", never_ran=True)
+            self.redialling.failed(key, unknown, trio.current_time())
+            raise unknown from error
         fitting = [ip for ip in found if (":" in ip) == self._is_ipv6] or found
         return fitting[failures % len(fitting)], port
 
@@ -299,7 +312,7 @@ class Dialler:
         try:
             await trio.sleep(self.redialling.pause(key, trio.current_time()))
             if key in self.redialling.unreachable:
-                await self.connect(*key, is_urgent=True)
+                await self.connect(*key, Pause.IGNORE, even_draining=True)
         except RpcNetError:
             return
         finally:

@@ -27,7 +27,7 @@ from rpcnet.errors import Unavailable
 
 from .addresses import parse_address
 from .client_session import ClientSession
-from .dialling import Dialler
+from .dialling import Dialler, Pause
 from .host_names import HostNames
 from .identity import Security
 from .membership_port import MembershipPort
@@ -38,10 +38,10 @@ from .sealing import REFUSALS, GossipKey, Sealer, SealingStatistics
 from .server_session import IncomingCall, ServerSession, StateRequest
 from .session import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_PEER_FAILED, Session
 
-__all__ = ["CallQueue", "Endpoint", "Role"]
+__all__ = ["CallQueue", "Endpoint", "Pause", "Role"]
 
 log = logging.getLogger("rpcnet.membership")
-_SIGNS_WANTED = 4
+_SIGNS_WANTED = 8
 _KEY_BYTES = 32
 
 
@@ -107,7 +107,6 @@ class Endpoint:
         hello: makes what this side says first on a connection.
         rng: for the pauses between dials.
         role: what the port is there for.
-        is_patient: whether callers wait until an address that could not be reached is dialled again; see ``Dialler``.
     """
 
     def __init__(
@@ -121,7 +120,6 @@ class Endpoint:
         hello: Callable[[], Hello],
         rng: Random,
         role: Role = Role.NODE,
-        is_patient: bool = False,
     ) -> None:
         is_ipv6 = ":" in parse_address(port.local_address)[0]
         self._port = port
@@ -150,7 +148,6 @@ class Endpoint:
             hello=hello,
             rng=rng,
             owner=role.value,
-            is_patient=is_patient,
         )
         self.session: Callable[[str, str | None], ClientSession | None] = self._dialler.session
         """Return the open connection to an address that takes calls, given whose it must be; None if there is none."""
@@ -192,13 +189,21 @@ class Endpoint:
         """Return how many datagrams were opened and refused, by reason."""
         return self._sealer.statistics()
 
-    async def connect(self, address: str, name: str | None = None, *, is_urgent: bool = False) -> ClientSession:
+    async def connect(
+        self,
+        address: str,
+        name: str | None = None,
+        *,
+        pause: Pause = Pause.REFUSE,
+        even_draining: bool = True,
+    ) -> ClientSession:
         """Return an open connection to an address, dialling if there is none. A checkpoint only if it has to wait.
 
         Args:
             address: ``"host:port"``.
             name: who must answer there; None for anybody of the cluster.
-            is_urgent: dial now, whatever became of the last dial, and take a connection whose server drains.
+            pause: what to do while an address that could not be reached is left alone.
+            even_draining: whether a connection will do whose server takes no calls.
 
         Raises:
             Unavailable: the port is closed, the name does not resolve, nobody answered within ``connect_timeout``, or
@@ -206,7 +211,7 @@ class Endpoint:
             Unauthenticated: one side did not prove who it is.
             VersionMismatch: there is no common protocol version.
         """
-        return await self._dialler.connect(address, name, is_urgent=is_urgent)
+        return await self._dialler.connect(address, name, pause, even_draining=even_draining)
 
     def _accept(self, link: QuicLink) -> ServerSession:
         kind = _DrainingSession if self.draining.is_set() else ServerSession
@@ -281,7 +286,7 @@ class Endpoint:
             self.pump.send_sealed(payload, found)
 
     async def _exchange_state(self, address: str, payload: bytes) -> bytes:
-        session = await self.connect(address, is_urgent=True)
+        session = await self.connect(address, pause=Pause.IGNORE)
         if session.peer_hello is None or not session.peer_hello.node_id:
             raise Unavailable(f"{session.peer_name} at {address} is no node of a cluster", never_ran=True)
         return await session.exchange_state(payload)
@@ -305,7 +310,7 @@ class Endpoint:
         while True:
             await trio.sleep(timeout / _SIGNS_WANTED)
             for session in self._dialler.sessions():
-                if session.was_open and not session.is_closed and session.look_for_life() >= _SIGNS_WANTED:
+                if session.was_open and not session.is_closed and session.look_for_life() >= _SIGNS_WANTED - 1:
                     session.close(CLOSE_PEER_FAILED, f"no sign of life for {timeout:g} s")
 
     def _report_refused(self) -> None:
