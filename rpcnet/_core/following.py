@@ -4,7 +4,7 @@ The rules of this file:
 
 * A node tells first all that it knows, in pieces, and then every change. News carry nodes as they are, not what
   happened to them: the events follow from what was known before, so that they fit together also when another node goes
-  on telling.
+  on telling. They are the ones that a member would have been told (``roster.py``).
 * What is told of a node is taken unless it is older than what is known of it, by boot and incarnation.
 * A node that is missing in a whole account is forgotten, and counted as failed if it was usable. That is no reason to
   cut a connection with it: who tells may have just begun to know.
@@ -171,16 +171,14 @@ class Followed:
         if not self._machine.apply(NodeUpdated(node, at=now, previous=before or node)):
             return []
         self._nodes[node.id] = node
-        if before is not None and before.boot_id == node.boot_id:
-            return _changes(before, node, news, source, now)
-        events: list[ClusterEvent] = []
-        was_usable = before is not None and before.is_usable
-        if node.is_usable and before is not None and was_usable:
-            events.append(NodeReplaced(node, at=now, previous=before))
-        elif node.is_usable:
-            events.append(NodeJoined(node, at=now))
-        if node.state is NodeState.SUSPECT or (was_usable and not node.is_usable):
-            events.append(_event_of_state(node, news, source, now))
+        if not node.is_usable:
+            return _departure(before, node, news.reason or f"reported by {source}", now)
+        events = _arrival(before, node, now)
+        if node.state is NodeState.SUSPECT and (before is None or _standing(before) != _standing(node)):
+            events.append(NodeSuspected(node, at=now, phi=news.phi, accusers=tuple(news.accusers)))
+        is_same = before is not None and before.boot_id == node.boot_id and before.state is not NodeState.LEFT
+        if before is not None and is_same and _public(before) != _public(node):
+            events.append(NodeUpdated(node, at=now, previous=before))
         return events
 
     def _forget(self, node_id: str, reason: str, now: float) -> list[ClusterEvent]:
@@ -196,24 +194,30 @@ class Followed:
         return [*events, reaped]
 
 
-def _changes(before: NodeInfo, node: NodeInfo, news: ClusterNews, source: str, now: float) -> list[ClusterEvent]:
-    """Return what happened to a node within one boot."""
-    events: list[ClusterEvent] = []
-    if (before.tags, before.services, before.address) != (node.tags, node.services, node.address):
-        events.append(NodeUpdated(node, at=now, previous=before))
-    if before.state is not node.state:
-        events.append(_event_of_state(node, news, source, now))
-    return events
+def _arrival(before: NodeInfo | None, node: NodeInfo, now: float) -> list[ClusterEvent]:
+    """Return how a node that is usable came to be; it is suspected only afterwards."""
+    arrived = attrs.evolve(node, state=NodeState.ALIVE)
+    if before is None or before.state is NodeState.LEFT:
+        return [NodeJoined(arrived, at=now)]
+    if node.boot_id > before.boot_id:
+        return [NodeReplaced(arrived, at=now, previous=before) if before.is_usable else NodeJoined(arrived, at=now)]
+    if before.state is NodeState.FAILED or (before.state is NodeState.SUSPECT and node.state is NodeState.ALIVE):
+        return [NodeRecovered(arrived, at=now)]
+    return []
 
 
-def _event_of_state(node: NodeInfo, news: ClusterNews, source: str, now: float) -> ClusterEvent:
-    """Return what made a node be in the state that it is in."""
-    match node.state:
-        case NodeState.ALIVE:
-            return NodeRecovered(node, at=now)
-        case NodeState.SUSPECT:
-            return NodeSuspected(node, at=now, phi=news.phi, accusers=tuple(news.accusers))
-        case NodeState.FAILED:
-            return NodeFailed(node, at=now, reason=news.reason or f"reported by {source}")
-        case NodeState.LEFT:
-            return NodeLeft(node, at=now)
+def _departure(before: NodeInfo | None, node: NodeInfo, reason: str, now: float) -> list[ClusterEvent]:
+    """Return how a node that is not usable came to be; nothing if it never was."""
+    if before is None:
+        return []
+    if node.state is NodeState.LEFT:
+        return [NodeLeft(node, at=now)] if before.state is not NodeState.LEFT else []
+    return [NodeFailed(node, at=now, reason=reason)] if before.is_usable else []
+
+
+def _standing(node: NodeInfo) -> tuple[int, int, NodeState]:
+    return node.boot_id, node.incarnation, node.state
+
+
+def _public(node: NodeInfo) -> tuple[object, ...]:
+    return node.address, node.tags, node.services

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
@@ -93,8 +94,8 @@ def test_a_handler_knows_its_server_and_a_caller_that_is_no_member() -> None:
 def test_middleware_runs_around_the_calls_of_both_sides() -> None:
     passed: list[str] = []
 
-    def noting(where: str) -> Callable[[rpcnet.Call, Callable[[], Awaitable[object]]], Awaitable[object]]:
-        async def middleware(call: rpcnet.Call, proceed: Callable[[], Awaitable[object]]) -> object:
+    def noting(where: str) -> rpcnet.Middleware[rpcnet.Call]:
+        async def middleware(call: rpcnet.Call, proceed: Callable[[], Awaitable[Any]]) -> Any:
             passed.append(f"{where} {call.method}")
             return await proceed()
 
