@@ -29,7 +29,7 @@ from ._clients.middleware import ClientCall
 from ._context import detached
 from ._core.balancing import LeastConnections, LoadBalancingStrategy, Random, RoundRobin, WorkerView
 from ._core.resilience import RetryPolicy
-from ._middleware import Call, Middleware
+from ._middleware import Call, Middleware, Proceed
 from ._net.identity import Security
 from .call import Peer, ServerCall, current_call
 from .client import ClusterClient
@@ -135,6 +135,7 @@ __all__ = [
     "OutOfRange",
     "Peer",
     "PermissionDenied",
+    "Proceed",
     "ProtocolError",
     "Random",
     "Reflection",

@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from .errors import ConfigError
 
 __all__ = ["Call", "Middleware", "Proceed", "chained", "check_middleware", "sole_error"]
 
-Proceed = Callable[[], Awaitable[Any]]
-"""Runs the rest of a call and returns its result; None where the results are a stream, after the last of them."""
+
+class Proceed(Protocol):
+    """What a middleware is given beside the call: ``await proceed()`` runs the rest of it, once."""
+
+    async def __call__(self) -> Any:
+        """Run the rest and return its result; None where the results are a stream, after the last of them."""
 
 
 class Call(ABC):

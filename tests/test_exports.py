@@ -22,7 +22,7 @@ PRESENT: frozenset[str] = frozenset(
         # services
         *("service", "rpc"),
         # inside a handler, and around calls
-        *("current_call", "detached", "Call", "ServerCall", "ClientCall", "Peer", "Middleware"),
+        *("current_call", "detached", "Call", "ServerCall", "ClientCall", "Peer", "Middleware", "Proceed"),
         # what every node serves
         *("Health", "HealthStatus", "Reflection", "ServiceSummary"),
         # clients and load balancing

@@ -386,6 +386,57 @@ def test_tags_that_change_change_what_a_member_may_call() -> None:
     simulate(scenario)
 
 
+def test_a_server_without_a_cluster_knows_who_calls_and_that_nobody_has_tags() -> None:
+    @rpcnet.service
+    class Lone:
+        @rpcnet.rpc
+        async def look(self) -> list[str]:
+            call = rpcnet.current_call()
+            assert call.node is servers[0]
+            assert not call.peer.is_member
+            return [call.peer.name, call.peer.id, call.metadata.get("trace", ""), str(dict(call.peer.tags))]
+
+        @rpcnet.rpc(allow="role=admin")
+        async def restricted(self) -> None: ...
+
+        @rpcnet.rpc
+        async def wait_for_draining(self) -> str:
+            await rpcnet.current_call().draining.wait()
+            return "drained"
+
+    servers: list[object] = []
+    methods: list[str] = []
+
+    async def note(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
+        methods.append(call.method)
+        return await proceed()
+
+    async def main(cluster: SimulatedCluster) -> None:
+        security = cluster.security
+        async with (
+            rpcnet.Server([Lone()], security=security, middleware=[note]) as server,
+            rpcnet.connect(server.address, name="ann", security=security, middleware=[note]) as connection,
+        ):
+            servers.append(server)
+            stub = connection.stub(Lone, metadata={"trace": "abc"})
+            assert await stub.look() == ["ann", "", "abc", "{}"]
+            assert methods == ["Lone.look"] * 2
+            with pytest.raises(rpcnet.PermissionDenied, match=r"'role=admin'.*ann"):
+                await stub.restricted()
+            answers: list[str] = []
+
+            async def wait() -> None:
+                answers.append(await stub.wait_for_draining())
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.sleep(1)
+                await server.drain()
+            assert answers == ["drained"]
+
+    run(main)
+
+
 async def enter(stream: object) -> None:
     async with stream:  # type: ignore[attr-defined]
         pytest.fail("it was accepted")

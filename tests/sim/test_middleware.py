@@ -13,7 +13,6 @@ import trio
 from _shapes import SHAPES, STREAMED, OutOfPaper, Pair, Printer, collect, each, simulate
 
 import rpcnet
-from rpcnet._middleware import Proceed
 from rpcnet.testing import SimulatedCluster, run
 
 sides = pytest.mark.parametrize("side", ["client", "server"])
@@ -32,7 +31,7 @@ class Recorder:
         for seen in (self.log, self.results, self.errors):
             seen.clear()
 
-    async def __call__(self, call: rpcnet.Call, proceed: Proceed) -> object:
+    async def __call__(self, call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         self.log.append(f"{self.name} begins {call.method}")
         try:
             result = await proceed()
@@ -136,7 +135,7 @@ def test_a_call_by_name_goes_through_middleware_too() -> None:
 def test_a_middleware_sees_the_arguments_by_name() -> None:
     found: list[tuple[str, object]] = []
 
-    async def look(call: rpcnet.Call, proceed: Proceed) -> object:
+    async def look(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         found.append((call.method, dict(call.arguments)))
         return await proceed()
 
@@ -160,11 +159,11 @@ def test_a_middleware_sees_the_arguments_by_name() -> None:
 def test_what_a_client_middleware_adds_to_the_metadata_reaches_the_one_at_the_server() -> None:
     found: list[dict[str, str]] = []
 
-    async def add(call: rpcnet.ClientCall, proceed: Proceed) -> object:
+    async def add(call: rpcnet.ClientCall, proceed: rpcnet.Proceed) -> object:
         call.metadata["trace"] = call.metadata.get("trace", "") + "x"
         return await proceed()
 
-    async def look(call: rpcnet.ServerCall, proceed: Proceed) -> object:
+    async def look(call: rpcnet.ServerCall, proceed: rpcnet.Proceed) -> object:
         found.append(dict(call.metadata))
         assert rpcnet.current_call() is call
         return await proceed()
@@ -181,7 +180,7 @@ def test_what_a_client_middleware_adds_to_the_metadata_reaches_the_one_at_the_se
 
 
 def test_metadata_above_the_limit_fails_the_call_and_sends_nothing() -> None:
-    async def add(call: rpcnet.ClientCall, proceed: Proceed) -> object:
+    async def add(call: rpcnet.ClientCall, proceed: rpcnet.Proceed) -> object:
         call.metadata["large"] = "x" * 10_000
         return await proceed()
 
@@ -198,7 +197,7 @@ def test_metadata_above_the_limit_fails_the_call_and_sends_nothing() -> None:
 def test_a_middleware_knows_the_deadline(side: str) -> None:
     left: list[float] = []
 
-    async def look(call: rpcnet.Call, proceed: Proceed) -> object:
+    async def look(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         left.append(call.deadline - trio.current_time())
         return await proceed()
 
@@ -215,11 +214,11 @@ def test_a_middleware_knows_the_deadline(side: str) -> None:
 
 @sides
 def test_what_a_middleware_returns_is_the_result_with_or_without_proceeding(side: str) -> None:
-    async def change(call: rpcnet.Call, proceed: Proceed) -> object:
+    async def change(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         result = await proceed()
         return [*result, "more"] if isinstance(result, list) else result + "!"
 
-    async def answer(call: rpcnet.Call, proceed: Proceed) -> object:
+    async def answer(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         return ["cached"] if call.method == "Printer.requests" else "cached"
 
     async def changed(pair: Pair, stub: Printer, shape: str) -> None:
@@ -234,7 +233,7 @@ def test_what_a_middleware_returns_is_the_result_with_or_without_proceeding(side
 
 
 def test_a_middleware_that_answers_where_the_results_are_a_stream_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
-    async def answer(call: rpcnet.Call, proceed: Proceed) -> object:
+    async def answer(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         return None
 
     async def at_the_client(pair: Pair, stub: Printer, shape: str) -> None:
@@ -252,7 +251,7 @@ def test_a_middleware_that_answers_where_the_results_are_a_stream_is_told_so(cap
 
 @sides
 def test_a_middleware_that_raises_refuses_the_call(side: str) -> None:
-    async def refuse(call: rpcnet.Call, proceed: Proceed) -> object:
+    async def refuse(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         await trio.sleep(0.1)
         raise rpcnet.PermissionDenied("not on Sundays")
 
@@ -268,7 +267,7 @@ def test_a_middleware_that_raises_refuses_the_call(side: str) -> None:
 def test_a_middleware_sees_the_error_of_a_call_and_can_replace_it(side: str) -> None:
     recorder = Recorder()
 
-    async def replace(call: rpcnet.Call, proceed: Proceed) -> object:
+    async def replace(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         try:
             return await proceed()
         except OutOfPaper as error:
@@ -296,7 +295,7 @@ def test_what_a_handler_raises_reaches_the_servers_middleware_as_it_is() -> None
 
 @sides
 def test_errors_come_out_bare_through_a_middleware_with_a_nursery(side: str) -> None:
-    async def watch(call: rpcnet.Call, proceed: Proceed) -> object:
+    async def watch(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             result = await proceed()
@@ -316,7 +315,7 @@ def test_errors_come_out_bare_through_a_middleware_with_a_nursery(side: str) -> 
 
 @sides
 def test_a_cancel_scope_of_a_middleware_holds_the_call(side: str) -> None:
-    async def hurry(call: rpcnet.Call, proceed: Proceed) -> object:
+    async def hurry(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         try:
             with trio.fail_after(2):
                 return await proceed()
@@ -351,7 +350,7 @@ def test_a_cancelled_caller_cancels_through_middleware(side: str) -> None:
 
 @sides
 def test_a_middleware_proceeds_once(side: str) -> None:
-    async def repeat(call: rpcnet.Call, proceed: Proceed) -> object:
+    async def repeat(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         await proceed()
         with pytest.raises(RuntimeError, match="can proceed once"):
             await proceed()
@@ -383,7 +382,7 @@ def test_the_block_of_a_stream_runs_inside_of_the_middleware() -> None:
 
 
 def test_a_middleware_may_swallow_what_ends_the_block() -> None:
-    async def forgive(call: rpcnet.Call, proceed: Proceed) -> object:
+    async def forgive(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         with contextlib.suppress(rpcnet.NotFound):
             await proceed()
         return None
@@ -401,7 +400,7 @@ def test_a_middleware_may_swallow_what_ends_the_block() -> None:
 
 
 def test_a_middleware_that_proceeds_in_another_task_is_told_so() -> None:
-    async def stray(call: rpcnet.Call, proceed: Proceed) -> object:
+    async def stray(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(proceed)
         return None
@@ -452,7 +451,7 @@ def test_what_is_no_middleware_is_refused(middleware: Any) -> None:
 
 
 def test_a_middleware_that_fails_is_the_servers_fault_and_in_its_log(caplog: pytest.LogCaptureFixture) -> None:
-    async def fail(call: rpcnet.Call, proceed: Proceed) -> object:
+    async def fail(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         raise LookupError(call.method)
 
     async def scenario(pair: Pair, stub: Printer, shape: str) -> None:
