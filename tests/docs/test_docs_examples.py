@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -32,7 +34,22 @@ def simulate(play: Callable[[], Awaitable[None]]) -> None:
 
 @pytest.mark.parametrize("section", read_sections(RPC), ids=str)
 def test_the_examples_about_rpc_run(section: Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+    if any("openssl" in example.text for example in section.examples) and shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
     player = Player(section, tmp_path)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RPCNET_SECRET", player.secret)
     simulate(player.play)
+
+
+@pytest.mark.parametrize("section", read_sections(README), ids=str)
+def test_the_examples_of_the_readme_run(section: Section, tmp_path: Path) -> None:
+    secret = secrets.token_urlsafe(32)
+
+    async def play() -> None:
+        security = rpcnet.Security.shared_secret(secret, cluster="orders")
+        async with rpcnet.Node("first", security=security) as seed:
+            assert seed.address == "10.0.0.1:7946"  # the first host of the simulated network, as the README has it
+            await Player(section, tmp_path, {"rpcnet": rpcnet, "Greeter": Greeter, "secret": secret}).play()
+
+    simulate(play)
