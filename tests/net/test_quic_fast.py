@@ -11,6 +11,8 @@ from random import Random
 
 import pytest
 from _engine_wire import LATENCY, SERVER, Wire, check_accounts
+from _quic_pair import SERVER as PAIR_SERVER
+from _quic_pair import EarlyRecorder, Pair
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver, QuicStreamSender
@@ -129,12 +131,44 @@ def test_the_short_ways_are_taken_again_after_the_client_has_moved(monkeypatch: 
     assert sum(taken.values()) == 0
 
 
+@pytest.mark.parametrize("accepts_early", [True, False])
+def test_a_connection_that_began_early_takes_the_short_ways(
+    accepts_early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(accepts_early=accepts_early)
+    first, *_ = pair.connect()
+    first.close(0x100, "")
+    pair.run(1)
+    recorder = EarlyRecorder(on_early=lambda link: link.send(link.open_stream(), bytes(5000), end=True))
+    link = pair.client.dial(PAIR_SERVER, recorder, expected_name="b", now=pair.now, early=recorder)
+    pair.run(0.5)
+    assert link.is_ready
+    with long_ways(monkeypatch) as taken:
+        stream = link.open_stream()
+        link.send(stream, bytes(100_000), end=True)
+        pair.run(1)
+    assert len(pair.accepted[-1].received[stream]) == 100_000
+    assert sum(taken.values()) == 0
+
+
 def test_a_datagram_that_comes_twice_counts_once() -> None:
     wire = Wire(duplication=1.0)
     stream_id = send(wire, 0, bytes(20_000))
     wire.run(1)
     assert len(wire.heard[1][stream_id].data) == 20_000
     assert wire.heard[1][stream_id].ended
+
+
+def test_a_datagram_that_comes_again_asks_for_no_second_acknowledgement() -> None:
+    wire = Wire()
+    client, server = engines(wire)
+    send(wire, 0, b"x")
+    [(data, _)] = client.datagrams_to_send(wire.now)
+    server.receive_datagram(data, wire.client_address, wire.now)
+    assert len(server.datagrams_to_send(wire.now + 0.01)) == 1
+    server.receive_datagram(data, wire.client_address, wire.now + 0.01)
+    assert not server.owes_acknowledgement(wire.now + 1)
+    assert server.datagrams_to_send(wire.now + 1) == []
 
 
 def test_a_small_stream_does_not_wait_for_each_of_many_large_ones() -> None:
