@@ -399,6 +399,39 @@ def test_a_middleware_may_swallow_what_ends_the_block() -> None:
     simulate(scenario)
 
 
+def test_a_task_of_a_middleware_that_fails_ends_the_block_with_its_error() -> None:
+    async def fail() -> None:
+        await trio.sleep(2)
+        raise LookupError("lost")
+
+    async def watch(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            await proceed()
+            pytest.fail("the block has ended by itself")
+
+    async def scenario(pair: Pair) -> None:
+        begun = trio.current_time()
+        with pytest.raises(LookupError, match="lost"):
+            async with pair.stub(watch).results(["a", "wait"]) as values:
+                await collect(values, [])
+        assert trio.current_time() < begun + 2.5
+        await trio.sleep(0.1)
+        assert pair.printer.cancelled == 1
+
+    simulate(scenario)
+
+
+def test_without_middleware_a_handler_is_called_as_it_is() -> None:
+    def plain(middleware: list[rpcnet.Middleware[rpcnet.ServerCall]]) -> list[str]:
+        table = rpcnet.Node(services=[Printer()], middleware=middleware)._table
+        handlers = [handler for handler in map(table.get, range(len(table))) if handler is not None]
+        return [handler.definition.name for handler in handlers if handler.method is not None]
+
+    assert "one" in plain([])
+    assert "one" not in plain([Recorder()])
+
+
 def test_a_middleware_that_proceeds_in_another_task_is_told_so() -> None:
     async def stray(call: rpcnet.Call, proceed: rpcnet.Proceed) -> object:
         async with trio.open_nursery() as nursery:
