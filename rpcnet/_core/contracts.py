@@ -4,6 +4,7 @@ The rules of this file:
 
 * Making a stub is cheap from the second time on, so that ``node.stub(Service)`` may stand inside a loop.
 * A contract is remembered as long as its class lives.
+* A contract that a server has told is that server's word for word: its descriptions are those that were told.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .schema import describe_method
 from .schema_hash import schema_hash
 from .values import MethodCodec, compile_service
 
-__all__ = ["Contract", "contract_of"]
+__all__ = ["Contract", "contract_of", "remember_told"]
 
 
 @attrs.define(eq=False)
@@ -31,6 +32,7 @@ class Contract:
     definition: ServiceDefinition
     """The service as its class declares it."""
     _codecs: dict[tuple[int, int], Mapping[str, MethodCodec]] = attrs.field(factory=dict)
+    _told: Mapping[str, Mapping[str, Any]] | None = None
 
     def codecs(self, max_depth: int, max_bytes: int) -> Mapping[str, MethodCodec]:
         """Return the codec of each method, by name."""
@@ -43,6 +45,8 @@ class Contract:
     @functools.cached_property
     def descriptions(self) -> Mapping[str, Mapping[str, Any]]:
         """The description of each method, by name."""
+        if self._told is not None:
+            return self._told
         return {name: describe_method(method) for name, method in self.definition.methods.items()}
 
     @functools.cached_property
@@ -60,3 +64,8 @@ def contract_of(definition: ServiceDefinition) -> Contract:
     if found is None or found.definition is not definition:
         found = _contracts[definition.contract] = Contract(definition)
     return found
+
+
+def remember_told(definition: ServiceDefinition, descriptions: Mapping[str, Mapping[str, Any]]) -> None:
+    """Let the contract of a definition say of its methods what a server has told of them."""
+    _contracts[definition.contract] = Contract(definition, told=descriptions)

@@ -18,7 +18,7 @@ from typing import Any
 
 import trio
 
-__all__ = ["Output"]
+__all__ = ["Output", "write_all"]
 
 _WAITING = 64
 """Lines of :meth:`Output.tell` that may wait to be written."""
@@ -59,7 +59,7 @@ class Output:
         async for line, took_room in self._receive:
             if is_heard:
                 try:
-                    await trio.to_thread.run_sync(_write, self._descriptor, line, abandon_on_cancel=True)
+                    await trio.to_thread.run_sync(write_all, self._descriptor, line, abandon_on_cancel=True)
                 except OSError:
                     is_heard = False
             if took_room:
@@ -73,7 +73,8 @@ class Output:
             await self._written.wait()
 
 
-def _write(descriptor: int, line: bytes) -> None:
+def write_all(descriptor: int, line: bytes) -> None:
+    """Write all of it; blocks. A descriptor that was made non-blocking is waited for."""
     while line:
         try:
             line = line[os.write(descriptor, line) :]

@@ -14,8 +14,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -25,6 +24,7 @@ import trio
 
 import rpcnet
 
+from ._beside import beside
 from ._ending import ending_signals
 from ._events import as_data, as_line
 from ._output import Output
@@ -75,28 +75,13 @@ async def serve(server: Server, *, drain_timeout: float, output: Output, shows_e
     logging.basicConfig(format=_LOG_FORMAT, level=logging.WARNING)
     serving = _Serving(server, drain_timeout, output, shows_events)
     with ending_signals() as signals:
-        async with _beside(output.run), _beside(partial(serving.listen, signals)):
+        async with beside(output.run), beside(partial(serving.listen, signals)):
             try:
                 await serving.run()
                 serving.say_stopped()
             finally:
                 await output.finish()
     return serving.exit_code
-
-
-@asynccontextmanager
-async def _beside(task: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
-    """Run a task beside a block and cancel it at the end; errors of the block come out bare."""
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(task)
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - raised again below, outside of the nursery and its group
-            failure = error
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
 
 
 @attrs.define(eq=False)
@@ -135,7 +120,7 @@ class _Serving:
             async with self.server:
                 self._has_entered = True
                 self._say_ready()
-                async with _beside(self._tell_events):
+                async with beside(self._tell_events):
                     await self._asked.wait()
                     await self._drain()
 

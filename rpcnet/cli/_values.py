@@ -1,12 +1,12 @@
-"""Values between a person and the wire: text and JSON in, JSON out, by the types of a service.
+"""Values between a person and the wire: text and JSON in, JSON out, by the types of a method.
 
 The rules of this file:
 
 * JSON stands for what travels: bytes are base64, dates and decimals are text, a UUID is text, a class is an object, a
   set is a list, a float that is no number is ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``. Keys that are no text are
   written as JSON within the key.
-* An enum is its value; its name is taken too. A member of a union that travels under a name is ``[name, value]``; the
-  value alone is taken too where only one member fits.
+* An enum is its value; its name is taken too, and for a flag ``"READ|WRITE"``. A member of a union that travels under a
+  name is ``[name, value]``; the value alone is taken too where only one member fits.
 * A text of the command line is JSON if that fits the type, else the text itself: ``7`` is a number where one is wanted
   and a text where one is wanted.
 * What goes out must fit and is refused with the place and both sides. What came in is shown even if it does not fit:
@@ -19,13 +19,18 @@ import base64
 import binascii
 import datetime as dt
 import decimal
+import functools
 import json
 import math
+import operator
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from ._types import Class, Form, Type, show
+from rpcnet._core.schema import MethodDescription, TypeDescription
+from rpcnet._core.wire_forms import Side
+
+from ._description import show
 
 __all__ = ["Misfit", "Values", "plain", "read_json"]
 
@@ -84,18 +89,18 @@ def plain(value: Any) -> Any:
 
 
 class Values:
-    """Values of the types of one service.
+    """Values of the types of one method.
 
     Args:
-        classes: the service's classes, by name.
+        method: what the node tells of it.
     """
 
-    def __init__(self, classes: Mapping[str, Class]) -> None:
-        self._classes = classes
+    def __init__(self, method: MethodDescription) -> None:
+        self._side = Side("server", method)
 
     # --- to the wire
 
-    def from_text(self, text: str, kind: Type) -> Any:
+    def from_text(self, text: str, kind: TypeDescription) -> Any:
         """Return what a text of the command line stands for, as it travels.
 
         Raises:
@@ -113,7 +118,7 @@ class Values:
             except Misfit:
                 raise misfit from None
 
-    def from_json(self, value: Any, kind: Type) -> Any:
+    def from_json(self, value: Any, kind: TypeDescription) -> Any:
         """Return what JSON stands for, as it travels.
 
         Raises:
@@ -124,53 +129,77 @@ class Values:
         except RecursionError:
             raise Misfit("a value that nests too deeply") from None
 
-    def _from_json(self, value: Any, kind: Type) -> Any:
-        match kind.form:
-            case Form.LIST | Form.SET:
+    def _from_json(self, value: Any, kind: TypeDescription) -> Any:
+        match kind.type:
+            case "list" | "set":
                 items = _of_type(list, value, kind)
-                return [_at(f"[{number}]", self._from_json, item, kind.parts[0]) for number, item in enumerate(items)]
-            case Form.TUPLE:
+                return [_at(f"[{number}]", self._from_json, item, kind.items[0]) for number, item in enumerate(items)]
+            case "tuple":
                 items = _of_type(list, value, kind)
-                if len(items) != len(kind.parts):
-                    raise Misfit(f"expected {len(kind.parts)} elements, got {len(items)}")
-                pairs = zip(items, kind.parts, strict=True)
+                if len(items) != len(kind.items):
+                    raise Misfit(f"expected {len(kind.items)} elements, got {len(items)}")
+                pairs = zip(items, kind.items, strict=True)
                 return [_at(f"[{number}]", self._from_json, *pair) for number, pair in enumerate(pairs)]
-            case Form.DICT:
-                key_type, value_type = kind.parts
+            case "dict":
+                key_type, value_type = kind.items
                 return {
                     self._key(key, key_type): _at(f"[{key!r:.40}]", self._from_json, item, value_type)
                     for key, item in _of_type(dict, value, kind).items()
                 }
-            case Form.UNION:
+            case "union":
                 return self._union_from_json(value, kind)
-            case Form.CLASS:
+            case "class":
                 return self._class_from_json(value, kind)
-            case Form.ENUM | Form.LITERAL:
-                return _choice(value, kind)
+            case "enum" | "literal":
+                return self._choice(value, kind)
             case _:
-                return _SCALARS[kind.form](value, kind)
+                return _SCALARS[kind.type](value, kind)
 
-    def _key(self, text: str, kind: Type) -> Any:
+    def _key(self, text: str, kind: TypeDescription) -> Any:
         try:
             return self._from_json(text, kind)
         except Misfit:
             return _at(f"[{text!r:.40}]", self.from_text, text, kind)
 
-    def _class_from_json(self, value: Any, kind: Type) -> dict[str, Any]:
+    def _class_from_json(self, value: Any, kind: TypeDescription) -> dict[str, Any]:
         found = _of_type(dict, value, kind)
-        fields = {field.name: field for field in self._classes[kind.name].fields}
+        fields = {field.name: field for field in self._side.named(kind).fields}
         for name in found:
             if name not in fields:
                 raise Misfit(f"{kind.name} has no field {name!r}; it has {', '.join(fields) or 'none'}")
         for name, field in fields.items():
-            if field.is_required and name not in found:
+            if field.required and name not in found:
                 raise Misfit(f"{kind.name} needs the field {name!r}: {show(field.type)}")
         return {name: _at(f".{name}", self._from_json, item, fields[name].type) for name, item in found.items()}
 
-    def _union_from_json(self, value: Any, kind: Type) -> Any:
+    def _choice(self, value: Any, kind: TypeDescription) -> Any:
+        if self._side.is_flag(kind):
+            return self._flag(value, kind)
+        members = self._side.finite(kind) or ()
+        for member in members:
+            written = plain(member)
+            if type(written) is type(value) and written == value:
+                return member
+        if isinstance(value, str) and kind.name and value in self._side.named(kind).values:
+            return self._side.named(kind).values[value]
+        choices = ", ".join(json.dumps(plain(member)) for member in members)
+        raise Misfit(f"expected {show(kind)}, one of {choices}, got {_got(value)}")
+
+    def _flag(self, value: Any, kind: TypeDescription) -> int:
+        names = self._side.named(kind).values
+        total = value
+        if isinstance(value, str):
+            bits = [names.get(word.strip()) for word in value.split("|")]
+            numbers = [bit for bit in bits if isinstance(bit, int)]
+            total = functools.reduce(operator.or_, numbers) if numbers and len(numbers) == len(bits) else None
+        if type(total) is int and self._side.takes(kind, total):
+            return total
+        raise Misfit(f"expected {show(kind)}, a sum of {', '.join(names)}, got {_got(value)}")
+
+    def _union_from_json(self, value: Any, kind: TypeDescription) -> Any:
         if not kind.tags:
             return self._first_that_fits(value, kind)
-        tagged = {tag: member for tag, member in zip(kind.tags, kind.parts, strict=True) if tag}
+        tagged = {tag: member for tag, member in zip(kind.tags, kind.items, strict=True) if tag}
         match value:
             case None if "" in kind.tags:
                 return None
@@ -185,13 +214,13 @@ class Values:
             )
         return list(*fitting.items())
 
-    def _first_that_fits(self, value: Any, kind: Type) -> Any:
-        for member in sorted(kind.parts, key=lambda member: _LOOSE.index(member.form) if member.form in _LOOSE else -1):
+    def _first_that_fits(self, value: Any, kind: TypeDescription) -> Any:
+        for member in sorted(kind.items, key=lambda member: _LOOSE.index(member.type) if member.type in _LOOSE else -1):
             for wire in self._attempt(value, member):
                 return wire
         raise _misfit(value, kind)
 
-    def _attempt(self, value: Any, kind: Type) -> list[Any]:
+    def _attempt(self, value: Any, kind: TypeDescription) -> list[Any]:
         try:
             return [self._from_json(value, kind)]
         except Misfit:
@@ -199,56 +228,58 @@ class Values:
 
     # --- from the wire
 
-    def to_json(self, value: Any, kind: Type) -> Any:
+    def to_json(self, value: Any, kind: TypeDescription) -> Any:
         """Return data from the wire as JSON; what does not fit the type is shown as plain data."""
-        if type(value) not in _WIRE_TYPES.get(kind.form, (type(value),)):
+        if type(value) not in _WIRE_TYPES.get(kind.type, (type(value),)):
             return plain(value)
-        match kind.form:
-            case Form.UUID if len(value) == 16:
+        match kind.type:
+            case "uuid" if len(value) == 16:
                 return str(uuid.UUID(bytes=value))
-            case Form.LIST | Form.SET:
-                return [self.to_json(item, kind.parts[0]) for item in value]
-            case Form.TUPLE if len(value) == len(kind.parts):
-                return [self.to_json(*pair) for pair in zip(value, kind.parts, strict=True)]
-            case Form.DICT:
-                key_type, value_type = kind.parts
+            case "list" | "set":
+                return [self.to_json(item, kind.items[0]) for item in value]
+            case "tuple" if len(value) == len(kind.items):
+                return [self.to_json(*pair) for pair in zip(value, kind.items, strict=True)]
+            case "dict":
+                key_type, value_type = kind.items
                 return {
                     _key_text(self.to_json(key, key_type)): self.to_json(item, value_type)
                     for key, item in value.items()
                 }
-            case Form.CLASS:
-                types = {field.name: field.type for field in self._classes[kind.name].fields}
-                return {name: self.to_json(item, types.get(name, _ANY)) for name, item in value.items()}
-            case Form.UNION:
+            case "class":
+                types = {field.name: field.type for field in self._side.named(kind).fields}
+                return {
+                    _key_text(plain(name)): self.to_json(item, types.get(name, _ANY)) for name, item in value.items()
+                }
+            case "union":
                 return self._union_to_json(value, kind)
             case _:
                 return plain(value)
 
-    def _union_to_json(self, value: Any, kind: Type) -> Any:
+    def _union_to_json(self, value: Any, kind: TypeDescription) -> Any:
         if kind.tags:
             match value:
                 case [str() as tag, inner] if tag in kind.tags:
-                    return [tag, self.to_json(inner, kind.parts[kind.tags.index(tag)])]
+                    return [tag, self.to_json(inner, kind.items[kind.tags.index(tag)])]
             return plain(value)
-        for member in kind.parts:
-            if type(value) in _WIRE_TYPES.get(member.form, ()):
+        for member in kind.items:
+            if type(value) in _WIRE_TYPES.get(member.type, ()):
                 return self.to_json(value, member)
         return plain(value)
 
 
-_ANY = Type(Form.ANY)
+_ANY = TypeDescription("any")
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-_LOOSE = (Form.STR, Form.BYTES, Form.ANY)
+_LOOSE = ("str", "bytes", "any")
 """What is tried last for a member of a union, in this order: these take almost any text."""
 
-_WIRE_TYPES: dict[Form, tuple[type, ...]] = {
-    Form.UUID: (bytes,),
-    Form.BYTES: (bytes,),
-    Form.LIST: (list,),
-    Form.SET: (list,),
-    Form.TUPLE: (list,),
-    Form.DICT: (dict,),
-    Form.CLASS: (dict,),
+_WIRE_TYPES: dict[str, tuple[type, ...]] = {
+    "uuid": (bytes,),
+    "bytes": (bytes,),
+    "list": (list,),
+    "set": (list,),
+    "tuple": (list,),
+    "dict": (dict,),
+    "class": (dict,),
 }
 """What values have become on the wire, for the forms that JSON writes in another way."""
 
@@ -270,29 +301,17 @@ def _got(value: Any) -> str:
     )
 
 
-def _misfit(value: Any, kind: Type) -> Misfit:
+def _misfit(value: Any, kind: TypeDescription) -> Misfit:
     return Misfit(f"expected {show(kind)}, got {_got(value)}")
 
 
-def _of_type(wanted: type, value: Any, kind: Type) -> Any:
+def _of_type(wanted: type, value: Any, kind: TypeDescription) -> Any:
     if type(value) is not wanted:
         raise _misfit(value, kind)
     return value
 
 
-def _choice(value: Any, kind: Type) -> Any:
-    for _, member in kind.values:
-        written = plain(member)
-        if type(written) is type(value) and written == value:
-            return member
-    for name, member in kind.values:
-        if name and name == value:
-            return member
-    choices = ", ".join(json.dumps(plain(member)) for _, member in kind.values)
-    raise Misfit(f"expected {show(kind)}, one of {choices}, got {_got(value)}")
-
-
-def _float(value: Any, kind: Type) -> float:
+def _float(value: Any, kind: TypeDescription) -> float:
     if isinstance(value, str) and value in _NOT_FINITE.values():
         return float(value)
     if type(value) not in (int, float, decimal.Decimal):
@@ -303,20 +322,20 @@ def _float(value: Any, kind: Type) -> float:
         raise Misfit("expected float, got an int that is too large for one") from None
 
 
-def _decimal(value: Any, kind: Type) -> str:
+def _decimal(value: Any, kind: TypeDescription) -> str:
     if type(value) not in (int, str, decimal.Decimal):
         raise _misfit(value, kind)
     return str(decimal.Decimal(value))
 
 
-def _bytes(value: Any, kind: Type) -> bytes:
+def _bytes(value: Any, kind: TypeDescription) -> bytes:
     try:
         return base64.b64decode(_of_type(str, value, kind), validate=True)
     except binascii.Error:
         raise Misfit(f"expected bytes in base64, got {_got(value)}") from None
 
 
-def _any(value: Any, _: Type) -> Any:
+def _any(value: Any, _: TypeDescription) -> Any:
     match value:
         case decimal.Decimal():
             return float(value)
@@ -328,12 +347,12 @@ def _any(value: Any, _: Type) -> Any:
             return value
 
 
-def _exactly(wanted: type) -> Callable[[Any, Type], Any]:
+def _exactly(wanted: type) -> Callable[[Any, TypeDescription], Any]:
     return lambda value, kind: _of_type(wanted, value, kind)
 
 
-def _read_with(read: Callable[[Any, Type], Any]) -> Callable[[Any, Type], Any]:
-    def convert(value: Any, kind: Type) -> Any:
+def _read_with(read: Callable[[Any, TypeDescription], Any]) -> Callable[[Any, TypeDescription], Any]:
+    def convert(value: Any, kind: TypeDescription) -> Any:
         try:
             return read(value, kind)
         except (ValueError, ArithmeticError):
@@ -342,16 +361,16 @@ def _read_with(read: Callable[[Any, Type], Any]) -> Callable[[Any, Type], Any]:
     return convert
 
 
-_SCALARS: dict[Form, Callable[[Any, Type], Any]] = {
-    Form.ANY: _any,
-    Form.NONE: _exactly(type(None)),
-    Form.BOOL: _exactly(bool),
-    Form.INT: _exactly(int),
-    Form.FLOAT: _float,
-    Form.STR: _exactly(str),
-    Form.BYTES: _bytes,
-    Form.DATETIME: _read_with(lambda value, kind: dt.datetime.fromisoformat(_of_type(str, value, kind)).isoformat()),
-    Form.DATE: _read_with(lambda value, kind: dt.date.fromisoformat(_of_type(str, value, kind)).isoformat()),
-    Form.DECIMAL: _read_with(_decimal),
-    Form.UUID: _read_with(lambda value, kind: uuid.UUID(_of_type(str, value, kind)).bytes),
+_SCALARS: dict[str, Callable[[Any, TypeDescription], Any]] = {
+    "any": _any,
+    "none": _exactly(type(None)),
+    "bool": _exactly(bool),
+    "int": _exactly(int),
+    "float": _float,
+    "str": _exactly(str),
+    "bytes": _bytes,
+    "datetime": _read_with(lambda value, kind: dt.datetime.fromisoformat(_of_type(str, value, kind)).isoformat()),
+    "date": _read_with(lambda value, kind: dt.date.fromisoformat(_of_type(str, value, kind)).isoformat()),
+    "decimal": _read_with(_decimal),
+    "uuid": _read_with(lambda value, kind: uuid.UUID(_of_type(str, value, kind)).bytes),
 }

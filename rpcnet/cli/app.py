@@ -4,10 +4,13 @@ Exit codes, the same for every command:
 
 ====== ================================================================================================================
 0      it went well; for a command that serves: SIGTERM came, and every running call finished
-1      it did not: no seed answered, the node crashed, code of the application raised, or calls had to be cut because
-       they took longer than the drain timeout
-2      an option, a setting, key material or the application is wrong; starting again changes nothing
-128+n  signal n ended it: 130 for SIGINT, in good order; 128+n for a second signal, at once
+1      it did not: no seed answered, there is no such node, the node crashed, code of the application raised, or calls
+       had to be cut because they took longer than the drain timeout
+2      an option, an argument, a setting, key material or the application is wrong; starting again changes nothing
+64+n   a call ended with the status of number n: 67 INVALID_ARGUMENT, 68 DEADLINE_EXCEEDED, 69 NOT_FOUND,
+       71 PERMISSION_DENIED, 76 UNIMPLEMENTED, 78 UNAVAILABLE, 80 UNAUTHENTICATED; see ``rpcnet.Status``
+128+n  signal n ended it: 130 for SIGINT, in good order; 128+n for a second signal, at once; 141 if nobody reads any
+       more what a call prints
 ====== ================================================================================================================
 
 So a process manager that stops a service with SIGTERM sees success, and failure if work was lost. To let it start
@@ -29,12 +32,14 @@ from rich.console import Console
 from rpcnet import RpcNetError
 
 from .agent import agent
+from .call import call
 from .demo.cluster import leaves
 from .demo.job import Snapshot, snapshot, standard_library
 from .demo.run import DemoFailed, run_until_signal
 from .demo.summary import Summary, as_data, as_text
 from .demo.view import LiveView, PlainView, SilentView, View
 from .run import run
+from .schema import schema
 
 __all__ = ["app"]
 
@@ -48,6 +53,8 @@ def rpcnet() -> None:
 
 app.command()(agent)
 app.command()(run)
+app.command()(call)
+app.command()(schema)
 
 
 @app.command()

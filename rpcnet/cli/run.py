@@ -12,9 +12,13 @@ from ._application import ApplicationMistake, import_application, make_applicati
 from ._options import (
     DEFAULT_BIND,
     AdvertiseOption,
+    AuthorityOption,
     BindOption,
+    CertificateOption,
     DrainTimeoutOption,
+    GossipKeysOption,
     JsonOption,
+    KeyOption,
     NameOption,
     NodeOptions,
     Profile,
@@ -22,6 +26,7 @@ from ._options import (
     SeedOption,
     TagOption,
     config_of,
+    security_of,
 )
 from ._output import Output
 from ._running import run_until_signal
@@ -29,7 +34,10 @@ from ._serving import Server, serve
 
 __all__ = ["run"]
 
-_ONLY_FOR_SERVICES = ("name", "bind", "advertise", "seeds", "tags", "profile", "drain_timeout")
+_ONLY_FOR_SERVICES = (
+    *("name", "bind", "advertise", "seeds", "tags", "profile", "drain_timeout"),
+    *("ca", "cert", "key", "gossip_keys"),
+)
 _FLAGS = {"seeds": "--seed", "tags": "--tag"}
 
 
@@ -46,6 +54,10 @@ def run(
     tags: TagOption = None,
     profile: ProfileOption = Profile.LAN,
     drain_timeout: DrainTimeoutOption = None,
+    ca: AuthorityOption = None,
+    cert: CertificateOption = None,
+    key: KeyOption = None,
+    gossip_keys: GossipKeysOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve an application until a signal ends it.
@@ -63,7 +75,8 @@ def run(
         found = await make_application(application, import_application(application))
         if isinstance(found, list):
             config = config_of(profile, drain_timeout)
-            node = NodeOptions(name, bind, advertise, seeds, tags, config).node(found)
+            security = security_of(ca, cert, key, gossip_keys)
+            node = NodeOptions(name, bind, advertise, seeds, tags, config, security).node(found)
             return await serve(
                 node, drain_timeout=config.drain_timeout, output=Output(as_json=as_json), shows_events=False
             )

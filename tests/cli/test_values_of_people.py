@@ -13,42 +13,65 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rpcnet
+from rpcnet._core.schema import (
+    ErrorDescription,
+    FieldDescription,
+    MethodDescription,
+    NamedDescription,
+    TypeDescription,
+)
 from rpcnet.cli._arguments import arguments
-from rpcnet.cli._outcomes import error_data, error_line, exit_code
-from rpcnet.cli._schema_text import service_text, signature
-from rpcnet.cli._types import Class, Field, Form, Method, Service, Type, show
+from rpcnet.cli._description import ServiceDescription, show
+from rpcnet.cli._outcomes import Declared, error_data, error_line, exit_code
+from rpcnet.cli._schema_text import service_text
 from rpcnet.cli._values import Misfit, Values, plain, read_json
 
-INT, STR, FLOAT, BYTES, NONE, ANY = (
-    Type(form) for form in (Form.INT, Form.STR, Form.FLOAT, Form.BYTES, Form.NONE, Form.ANY)
-)
-BOOL, UUID, DATE, DATETIME, DECIMAL = (
-    Type(form) for form in (Form.BOOL, Form.UUID, Form.DATE, Form.DATETIME, Form.DECIMAL)
-)
-COLOUR = Type(Form.ENUM, "Colour", values=(("RED", 1), ("BLUE", 2)))
-SIZE = Type(Form.ENUM, "Size", values=(("LARGE", "l"), ("L", "XL")))
-MODE = Type(Form.LITERAL, values=(("", "fast"), ("", 2), ("", None), ("", b"\x00")))
-JOB = Type(Form.CLASS, "Job")
-CIRCLE, SQUARE = Type(Form.CLASS, "Circle"), Type(Form.CLASS, "Square")
-SHAPES = Type(Form.UNION, parts=(CIRCLE, SQUARE, NONE), tags=("Circle", "Square", ""))
-WORDS = Type(Form.LIST, parts=(STR,))
-CLASSES = {
-    "Job": Class("Job", (Field("id", INT), Field("words", WORDS, is_required=False, default=[]))),
-    "Circle": Class("Circle", (Field("radius", FLOAT),)),
-    "Square": Class("Square", (Field("side", FLOAT), Field("name", STR, is_required=False))),
-    "Tree": Class("Tree", (Field("children", Type(Form.LIST, parts=(Type(Form.CLASS, "Tree"),))),)),
-    "OutOfPaper": Class("OutOfPaper", (Field("tray", INT),)),
+INT, STR, FLOAT, BYTES, NONE, ANY = map(TypeDescription, ("int", "str", "float", "bytes", "none", "any"))
+BOOL, UUID, DATE, DATETIME, DECIMAL = map(TypeDescription, ("bool", "uuid", "date", "datetime", "decimal"))
+COLOUR, SIZE, RIGHTS = (TypeDescription("enum", name) for name in ("Colour", "Size", "Rights"))
+MODE = TypeDescription("literal", values=("fast", 2, None, {"bytes": "00"}))
+JOB, CIRCLE, SQUARE, TREE = (TypeDescription("class", name) for name in ("Job", "Circle", "Square", "Tree"))
+SHAPES = TypeDescription("union", items=(CIRCLE, SQUARE, NONE), tags=("Circle", "Square", ""))
+WORDS = TypeDescription("list", items=(STR,))
+
+
+def needed(name: str, kind: TypeDescription) -> FieldDescription:
+    return FieldDescription(name, kind, required=True)
+
+
+def optional(name: str, kind: TypeDescription, *default: object) -> FieldDescription:
+    return FieldDescription(name, kind, False, *default)
+
+
+DEFINITIONS = {
+    "Job": NamedDescription("class", (needed("id", INT), optional("words", WORDS, []))),
+    "Circle": NamedDescription("class", (needed("radius", FLOAT),)),
+    "Square": NamedDescription("class", (needed("side", FLOAT), optional("name", STR))),
+    "Tree": NamedDescription("class", (needed("children", TypeDescription("list", items=(TREE,))),)),
+    "Colour": NamedDescription("enum", values={"RED": 1, "BLUE": 2}),
+    "Size": NamedDescription("enum", values={"LARGE": "l", "L": "XL"}),
+    "Rights": NamedDescription("flag", values={"READ": 1, "WRITE": 2, "RUN": 8}),
 }
-VALUES = Values(CLASSES)
+
+
+def method_of(
+    name: str, *parameters: FieldDescription, result: TypeDescription = NONE, **more: Any
+) -> MethodDescription:
+    service, _, name = name.rpartition(".")
+    more = {"shape": "unary", "idempotent": False, **more}
+    return MethodDescription(name, service, parameters=parameters, result=result, definitions=DEFINITIONS, **more)
+
+
+VALUES = Values(method_of("s.m"))
 ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 
 
-def one_of(*parts: Type) -> Type:
-    return Type(Form.UNION, parts=parts)
+def one_of(*items: TypeDescription) -> TypeDescription:
+    return TypeDescription("union", items=items)
 
 
-def several(form: Form, *parts: Type) -> Type:
-    return Type(form, parts=parts)
+def several(kind: str, *items: TypeDescription) -> TypeDescription:
+    return TypeDescription(kind, items=items)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +97,10 @@ def several(form: Form, *parts: Type) -> Type:
         ("RED", COLOUR, 1),
         ("l", SIZE, "l"),
         ("L", SIZE, "XL"),
+        ("RUN", RIGHTS, 8),
+        ("READ | RUN", RIGHTS, 9),
+        ("3", RIGHTS, 3),
+        ("0", RIGHTS, 0),
         ("fast", MODE, "fast"),
         ("2", MODE, 2),
         ("null", MODE, None),
@@ -84,22 +111,22 @@ def several(form: Form, *parts: Type) -> Type:
         ("some", one_of(STR, NONE), "some"),
         (str(ID), one_of(STR, UUID), ID.bytes),
         ("aGk=", one_of(BYTES, STR), "aGk="),
-        ("[1, 2.5]", several(Form.LIST, FLOAT), [1.0, 2.5]),
-        ('["a", 1]', several(Form.TUPLE, STR, INT), ["a", 1]),
-        ('{"1": "x"}', several(Form.DICT, INT, STR), {1: "x"}),
-        ('{"7": 1, "\\"a\\"": 2}', several(Form.DICT, STR, INT), {"7": 1, '"a"': 2}),
-        ('{"RED": 1}', several(Form.DICT, COLOUR, INT), {1: 1}),
+        ("[1, 2.5]", several("list", FLOAT), [1.0, 2.5]),
+        ('["a", 1]', several("tuple", STR, INT), ["a", 1]),
+        ('{"1": "x"}', several("dict", INT, STR), {1: "x"}),
+        ('{"7": 1, "\\"a\\"": 2}', several("dict", STR, INT), {"7": 1, '"a"': 2}),
+        ('{"RED": 1}', several("dict", COLOUR, INT), {1: 1}),
         ('{"id": 1}', JOB, {"id": 1}),
         ('["Circle", {"radius": 1}]', SHAPES, ["Circle", {"radius": 1.0}]),
         ('{"side": 1}', SHAPES, ["Square", {"side": 1.0}]),
         ("null", SHAPES, None),
-        ('{"children": [{"children": []}]}', Type(Form.CLASS, "Tree"), {"children": [{"children": []}]}),
+        ('{"children": [{"children": []}]}', TREE, {"children": [{"children": []}]}),
         ('{"a": [1.5, null, "x"]}', ANY, {"a": [1.5, None, "x"]}),
         ("anything", ANY, "anything"),
         ("1" * 5000, STR, "1" * 5000),
     ],
 )
-def test_a_text_becomes_what_the_type_wants(text: str, kind: Type, wire: object) -> None:
+def test_a_text_becomes_what_the_type_wants(text: str, kind: TypeDescription, wire: object) -> None:
     found = VALUES.from_text(text, kind)
     assert (found, type(found)) == (wire, type(wire))
 
@@ -120,12 +147,15 @@ def test_a_text_becomes_what_the_type_wants(text: str, kind: Type, wire: object)
         ("1234", UUID, "expected UUID"),
         ("GREEN", COLOUR, 'expected Colour, one of 1, 2, got "GREEN"'),
         ("true", COLOUR, "expected Colour"),
+        ("READ|FLY", RIGHTS, 'expected Rights, a sum of READ, WRITE, RUN, got "READ|FLY"'),
+        ("4", RIGHTS, "expected Rights, a sum of READ, WRITE, RUN, got 4"),
+        ("true", RIGHTS, "expected Rights"),
         ("slow", MODE, "expected Literal['fast', 2, None, b'\\x00']"),
         ("[]", one_of(INT, NONE), "expected int | None, got a list"),
-        ('[1, "x"]', several(Form.LIST, INT), '[1]: expected int, got "x"'),
-        ("[1]", several(Form.TUPLE, INT, INT), "expected 2 elements, got 1"),
-        ('{"a": 1}', several(Form.DICT, INT, INT), "['a']: expected int"),
-        ('{"1": null}', several(Form.DICT, INT, INT), "['1']: expected int, got null"),
+        ('[1, "x"]', several("list", INT), '[1]: expected int, got "x"'),
+        ("[1]", several("tuple", INT, INT), "expected 2 elements, got 1"),
+        ('{"a": 1}', several("dict", INT, INT), "['a']: expected int"),
+        ('{"1": null}', several("dict", INT, INT), "['1']: expected int, got null"),
         ('{"id": "x"}', JOB, 'id: expected int, got "x"'),
         ("{}", JOB, "Job needs the field 'id': int"),
         ('{"id": 1, "word": []}', JOB, "Job has no field 'word'; it has id, words"),
@@ -135,7 +165,9 @@ def test_a_text_becomes_what_the_type_wants(text: str, kind: Type, wire: object)
         ('{"id": 1, "id": 2}', JOB, "expected Job"),
     ],
 )
-def test_a_text_that_does_not_fit_is_refused_with_place_and_both_sides(text: str, kind: Type, words: str) -> None:
+def test_a_text_that_does_not_fit_is_refused_with_place_and_both_sides(
+    text: str, kind: TypeDescription, words: str
+) -> None:
     with pytest.raises(Misfit) as caught:
         VALUES.from_text(text, kind)
     assert words in str(caught.value)
@@ -148,7 +180,7 @@ def test_data_must_be_json(text: str) -> None:
 
 
 def test_a_value_that_two_members_fit_must_be_named() -> None:
-    both = Type(Form.UNION, parts=(several(Form.LIST, INT), several(Form.SET, INT)), tags=("list", "set"))
+    both = TypeDescription("union", items=(several("list", INT), several("set", INT)), tags=("list", "set"))
     with pytest.raises(Misfit, match=r"fits list and set: write \[name, value\]"):
         VALUES.from_text("[1]", both)
     assert VALUES.from_text('["set", [1]]', both) == ["set", [1]]
@@ -161,28 +193,30 @@ def test_a_value_that_two_members_fit_must_be_named() -> None:
         (ID.bytes, UUID, str(ID)),
         (math.nan, FLOAT, "NaN"),
         (-math.inf, ANY, "-Infinity"),
-        ([ID.bytes], several(Form.LIST, UUID), [str(ID)]),
-        ([1, ID.bytes], several(Form.TUPLE, INT, UUID), [1, str(ID)]),
-        ({ID.bytes: b"x"}, several(Form.DICT, UUID, BYTES), {str(ID): "eA=="}),
-        ({7: None, True: 1}, several(Form.DICT, INT, ANY), {"7": None, "true": 1}),
-        ({"radius": 1.0, "later": b""}, Type(Form.CLASS, "Circle"), {"radius": 1.0, "later": ""}),
+        ([ID.bytes], several("list", UUID), [str(ID)]),
+        ([1, ID.bytes], several("tuple", INT, UUID), [1, str(ID)]),
+        ({ID.bytes: b"x"}, several("dict", UUID, BYTES), {str(ID): "eA=="}),
+        ({7: None, True: 1}, several("dict", INT, ANY), {"7": None, "true": 1}),
+        ({"radius": 1.0, "later": b""}, CIRCLE, {"radius": 1.0, "later": ""}),
         (ID.bytes, one_of(STR, UUID), str(ID)),
         ("x", one_of(STR, UUID), "x"),
         (["Circle", {"radius": 1.0}], SHAPES, ["Circle", {"radius": 1.0}]),
         (["Oval", b""], SHAPES, ["Oval", ""]),
         (None, SHAPES, None),
         (b"not sixteen", UUID, "bm90IHNpeHRlZW4="),
-        ([b"", b""], several(Form.TUPLE, UUID), ["", ""]),
-        ("not a list", several(Form.LIST, UUID), "not a list"),
+        ([b"", b""], several("tuple", UUID), ["", ""]),
+        ("not a list", several("list", UUID), "not a list"),
         ("red", COLOUR, "red"),
+        (9, RIGHTS, 9),
+        ({b"id": b""}, JOB, {"aWQ=": ""}),
     ],
 )
-def test_what_arrives_is_shown_as_json_whatever_it_is(wire: object, kind: Type, shown: object) -> None:
+def test_what_arrives_is_shown_as_json_whatever_it_is(wire: object, kind: TypeDescription, shown: object) -> None:
     assert VALUES.to_json(wire, kind) == shown
     json.dumps(VALUES.to_json(wire, kind), allow_nan=False)
 
 
-SCALARS: Mapping[Type, st.SearchStrategy[Any]] = {
+SCALARS: Mapping[TypeDescription, st.SearchStrategy[Any]] = {
     INT: st.integers(),
     STR: st.text(),
     FLOAT: st.floats(allow_nan=False),
@@ -200,25 +234,25 @@ KEYS = [INT, STR, UUID, DATE, BOOL, COLOUR, DECIMAL, BYTES]
 
 
 @st.composite
-def typed_values(draw: st.DrawFn, depth: int = 2) -> tuple[Type, Any]:
-    form = draw(st.sampled_from([Form.LIST, Form.DICT, Form.TUPLE, Form.CLASS, None, None] if depth else [None]))
+def typed_values(draw: st.DrawFn, depth: int = 2) -> tuple[TypeDescription, Any]:
+    form = draw(st.sampled_from(["list", "dict", "tuple", "class", None, None] if depth else [None]))
     if form is None:
         kind = draw(st.sampled_from(list(SCALARS)))
         return kind, draw(SCALARS[kind])
-    if form is Form.CLASS:
+    if form == "class":
         return JOB, {"id": draw(st.integers()), "words": draw(st.lists(st.text()))}
     inner, value = draw(typed_values(depth=depth - 1))
-    if form is Form.LIST:
-        return several(Form.LIST, inner), [value] * draw(st.integers(0, 2))
-    if form is Form.TUPLE:
+    if form == "list":
+        return several("list", inner), [value] * draw(st.integers(0, 2))
+    if form == "tuple":
         other, second = draw(typed_values(depth=depth - 1))
-        return several(Form.TUPLE, inner, other), [value, second]
+        return several("tuple", inner, other), [value, second]
     key = draw(st.sampled_from(KEYS))
-    return several(Form.DICT, key, inner), dict.fromkeys(draw(st.lists(SCALARS[key], max_size=3)), value)
+    return several("dict", key, inner), dict.fromkeys(draw(st.lists(SCALARS[key], max_size=3)), value)
 
 
 @given(typed_values())
-def test_whatever_travels_goes_to_json_and_back(case: tuple[Type, Any]) -> None:
+def test_whatever_travels_goes_to_json_and_back(case: tuple[TypeDescription, Any]) -> None:
     kind, wire = case
     shown = json.dumps(VALUES.to_json(wire, kind), allow_nan=False)
     assert VALUES.from_json(read_json(shown), kind) == wire
@@ -236,18 +270,22 @@ def test_plain_data_of_any_kind_can_be_shown(value: object) -> None:
     json.dumps(plain(value), allow_nan=False)
 
 
-SUBMIT = Method(
-    "printing",
-    "submit",
-    (Field("job", JOB), Field("copies", INT, is_required=False, default=1), Field("colour", COLOUR, is_required=False)),
-    INT,
-    is_idempotent=True,
-    raises=("OutOfPaper",),
+SUBMIT = method_of(
+    "printing.submit",
+    *(needed("job", JOB), optional("copies", INT, 1), optional("colour", COLOUR)),
+    result=INT,
+    idempotent=True,
+    errors={"OutOfPaper": ErrorDescription("UNAVAILABLE", (needed("tray", INT), needed("left", SIZE)))},
 )
-UPLOAD = Method(
-    "printing", "upload", (Field("title", STR),), SHAPES, requests=Field("pages", BYTES), streams_results=True
+UPLOAD = method_of(
+    "printing.upload",
+    *(needed("title", STR), optional("author", STR, "me")),
+    result=SHAPES,
+    shape="bidirectional",
+    requests=BYTES,
+    requests_name="pages",
+    requests_index=1,
 )
-PRINTING = Service("printing", 2, {"submit": SUBMIT, "upload": UPLOAD}, CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +328,7 @@ def test_a_mistake_in_the_arguments_names_method_and_parameter(
 
 
 def test_arguments_that_nest_too_deeply_are_a_mistake_like_any_other() -> None:
-    method = Method("s", "m", (Field("a", ANY),), NONE)
+    method = method_of("s.m", needed("a", ANY))
     with pytest.raises(Misfit, match=r"s\.m: .*too deeply"):
         arguments(method, VALUES, [], f'{{"a": {"[" * 700}{"]" * 700}}}')
 
@@ -301,20 +339,23 @@ def test_a_stream_is_not_given_as_an_argument() -> None:
 
 
 def test_a_gap_whose_default_is_not_told_must_be_filled() -> None:
-    method = Method("s", "m", (Field("a", INT, is_required=False), Field("b", INT, is_required=False)), NONE)
+    method = method_of("s.m", optional("a", INT), optional("b", INT))
     with pytest.raises(Misfit, match=r"s\.m: a: must be given too"):
         arguments(method, VALUES, ["b=1"])
     assert arguments(method, VALUES, ["a=1"]) == [1]
 
 
 def test_a_service_is_shown_with_everything_it_uses_once() -> None:
+    remove = method_of("printing.remove", needed("job", JOB))
+    methods = {each.name: each for each in (SUBMIT, UPLOAD, remove)}
     assert (
-        service_text(PRINTING)
+        service_text(ServiceDescription("printing", 2, methods))
         == """\
 service printing, version 2
   submit(job: Job, copies: int = 1, colour: Colour = ...) -> int
       idempotent; raises OutOfPaper
-  upload(title: str, pages: stream of bytes) -> stream of Circle | Square | None
+  upload(title: str, pages: stream of bytes, author: str = "me") -> stream of Circle | Square | None
+  remove(job: Job) -> None
 
 class Job
   id: int
@@ -324,8 +365,13 @@ enum Colour
   RED = 1
   BLUE = 2
 
-class OutOfPaper
+error OutOfPaper, UNAVAILABLE
   tray: int
+  left: Size
+
+enum Size
+  LARGE = 'l'
+  L = 'XL'
 
 class Circle
   radius: float
@@ -336,28 +382,22 @@ class Square
     )
 
 
-def test_one_method_is_shown_with_what_it_uses() -> None:
-    text = service_text(PRINTING, "upload")
-    assert text.splitlines()[1] == f"  {signature(UPLOAD)}"
-    assert ("Job" in text, "class Square" in text) == (False, True)
-
-
 def test_a_class_that_contains_itself_is_shown_once() -> None:
-    grow = Method("forest", "grow", (), Type(Form.CLASS, "Tree"))
-    text = service_text(Service("forest", 1, {"grow": grow}, CLASSES))
+    grow = method_of("forest.grow", result=TREE)
+    text = service_text(ServiceDescription("forest", 1, {"grow": grow}))
     assert text.count("class Tree") == 1
 
 
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        (several(Form.DICT, STR, one_of(INT, NONE)), "dict[str, int | None]"),
-        (several(Form.TUPLE), "tuple[()]"),
+        (several("dict", STR, one_of(INT, NONE)), "dict[str, int | None]"),
+        (several("tuple"), "tuple[()]"),
         (MODE, "Literal['fast', 2, None, b'\\x00']"),
         (ANY, "Any"),
     ],
 )
-def test_a_type_is_written_as_an_annotation(kind: Type, text: str) -> None:
+def test_a_type_is_written_as_an_annotation(kind: TypeDescription, text: str) -> None:
     assert show(kind) == text
 
 
@@ -371,3 +411,29 @@ def test_an_outcome_is_a_code_a_line_and_an_object() -> None:
         "call_id": "1a2b",
         "hops": [],
     }
+
+
+class OutOfPaper(rpcnet.ApplicationError):
+    tray: int
+
+
+def test_a_declared_error_is_told_with_its_name_and_its_fields() -> None:
+    declared = Declared(OutOfPaper(3), {"tray": 3})
+    assert (exit_code(declared), error_line(declared)) == (73, "FAILED_PRECONDITION: OutOfPaper(tray=3)")
+    found = error_data(declared)
+    assert (found["status"], found["error"], found["fields"]) == ("FAILED_PRECONDITION", "OutOfPaper", {"tray": 3})
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Misfit("expected int"), 2),
+        (rpcnet.ConfigError("a setting"), 2),
+        (rpcnet.SecurityError("a file"), 2),
+        (rpcnet.JoinError("no seed"), 1),
+        (OSError("no room"), 1),
+    ],
+)
+def test_what_is_no_outcome_of_a_call_has_a_code_of_its_own(error: Exception, code: int) -> None:
+    assert (exit_code(error), error_line(error)) == (code, f"rpcnet: {error}")
+    assert error_data(error) == {"error": type(error).__name__, "message": str(error)}
