@@ -278,9 +278,10 @@ class Node:
         where: str | Selector = "",
         node: str | None = None,
         wait_for_worker: float = 0.0,
+        metadata: Mapping[str, str] | None = None,
     ) -> T:
         """Return a typed proxy for a service; see :meth:`ClusterClient.stub`."""
-        return self.client.stub(service, where=where, node=node, wait_for_worker=wait_for_worker)
+        return self.client.stub(service, where=where, node=node, wait_for_worker=wait_for_worker, metadata=metadata)
 
     def events(self, *kinds: type[ClusterEvent]) -> AbstractAsyncContextManager[EventStream]:
         """Open a subscription: first a ``NodeJoined`` for each member known, then every change, without a gap.

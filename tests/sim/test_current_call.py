@@ -126,7 +126,7 @@ class Three:
     services: dict[str, Looking]
 
     def stub(self, caller: int, called: int, **metadata: str) -> Looking:
-        return self.nodes[caller].client.stub(Looking, node=f"n{called}", metadata=metadata)
+        return self.nodes[caller].stub(Looking, node=f"n{called}", metadata=metadata)
 
 
 def simulate(scenario: Callable[[Three], Awaitable[None]], **rpc: int) -> None:
