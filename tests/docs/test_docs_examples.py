@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from _examples import ROOT, Player, Section, read_sections
 import rpcnet
 from rpcnet.testing import SimulatedCluster, run
 
+ALONE = ROOT / "examples" / "without_a_cluster.py"
 README, RPC = ROOT / "README.md", ROOT / "docs" / "rpc.md"
 
 
@@ -53,3 +57,16 @@ def test_the_examples_of_the_readme_run(section: Section, tmp_path: Path) -> Non
             await Player(section, tmp_path, {"rpcnet": rpcnet, "Greeter": Greeter, "secret": secret}).play()
 
     simulate(play)
+
+
+def test_the_example_without_a_cluster_counts_words(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("one two\ntwo three three\n\nthree", encoding="utf-8")
+    environment = {**os.environ, "RPCNET_SECRET": secrets.token_urlsafe(32)}
+    command = [sys.executable, str(ALONE)]
+    with subprocess.Popen([*command, "serve"], env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[-1]
+        counted = subprocess.check_output([*command, "count", address, str(text)], env=environment, text=True)
+        server.kill()
+    assert [line.split() for line in counted.splitlines()] == [["3", "three"], ["2", "two"], ["1", "one"]]
