@@ -67,8 +67,8 @@ class DialledSession(ClientSession):
         """When it was dialled, in Trio time."""
         self.was_open = False
         """Whether both sides have said HELLO."""
-        self.gave_up: RpcNetError | None = None
-        """Why this side no longer waited for it to come about; None if it did not come to that."""
+        self.has_failed = False
+        """Whether it is known already that it did not come about."""
         self.silent_ticks = 0
         """How often the peer was looked for and had given no sign of life."""
         self._last_signs: tuple[float, float, int] = (0.0, 0.0, 0)
@@ -82,12 +82,7 @@ class DialledSession(ClientSession):
     @property
     def end(self) -> RpcNetError:
         """Why it ended before anything ran on it."""
-        return self.gave_up or self._why_closed(never_ran=True)
-
-    def give_up_dialling(self, why: str) -> None:
-        """Close a connection that does not come about."""
-        self.gave_up = Unavailable(why, never_ran=True)
-        self.shut()
+        return self._why_closed(never_ran=True)
 
     def look_for_life(self) -> int:
         """Ask for a sign of life if calls wait for one; return how often in a row there was none."""
@@ -202,9 +197,8 @@ class Dialler:
                         raise
         self._give_up(key)
         why = self.redialling.error(key) or "nobody answered"
-        raise Unavailable(
-            f"no connection with {name or address} at {address} within {timeout} s: {why}", never_ran=True
-        )
+        whom = f"{name} at {address}" if name else address
+        raise Unavailable(f"no connection with {whom} within {timeout:g} s: {why}", never_ran=True)
 
     async def _try(self, key: DialKey, pause: Pause, *, even_draining: bool) -> ClientSession:
         """Return the connection, after one dial if there is none."""
@@ -250,7 +244,7 @@ class Dialler:
             self._superseded.pop(dialled, None)
             if self._current.get(key) is dialled:
                 del self._current[key]
-            if not dialled.was_open:
+            if not dialled.was_open and not dialled.has_failed:
                 self.redialling.failed(key, dialled.end, trio.current_time())
 
         self._current[key] = dialled = DialledSession(
@@ -290,7 +284,10 @@ class Dialler:
         session = self._current.get(key)
         timeout = self._config.connect_timeout
         if session is not None and not session.was_open and trio.current_time() >= session.dialled_at + timeout:
-            session.give_up_dialling(f"nobody answered within {timeout:g} s")
+            session.has_failed = True
+            del self._current[key]
+            self.redialling.failed(key, Unavailable("nobody answered", never_ran=True), trio.current_time())
+            session.shut()
 
     # --- for those who have a choice
 

@@ -234,7 +234,7 @@ def test_a_call_waits_no_longer_than_the_connect_timeout_and_is_not_tried_again(
             for _ in range(3):
                 begun = trio.current_time()
                 with pytest.raises(rpcnet.Unavailable) as failed:
-                    await connection.stub(Work).again("key", 0.0)
+                    await connection.stub(Work).once("key", 0.0)
                 assert failed.value.never_ran
                 assert trio.current_time() - begun == pytest.approx(5.0, abs=0.1)
             assert connection.statistics().retries == 0
