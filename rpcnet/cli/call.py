@@ -93,27 +93,17 @@ class _Asked:
     async def run(self, words: Sequence[str], data: str | None) -> None:
         """Call it, and print what it returns."""
         args = arguments(self.method, self.values, words, data)
-        kwargs = self._add_requests(args)
+        if self.method.requests is not None and self.method.requests_index is not None:
+            args.insert(self.method.requests_index, self._requests(self.method.requests))
         try:
             if Shape(self.method.shape).streams_results:
-                async with self.function(*args, **kwargs) as results:
+                async with self.function(*args) as results:
                     async for result in results:
                         await self._print(result)
             else:
-                await self._print(await self.function(*args, **kwargs))
+                await self._print(await self.function(*args))
         except rpcnet.ApplicationError as error:
             raise self._declared(error) from None
-
-    def _add_requests(self, args: list[Any]) -> dict[str, Any]:
-        """Put the stream where it belongs: among the arguments, or by name if some before it are left out."""
-        index, requests = self.method.requests_index, self.method.requests
-        if index is None or requests is None:
-            return {}
-        stream = self._requests(requests)
-        if len(args) < index:
-            return {self.method.requests_name: stream}
-        args.insert(index, stream)
-        return {}
 
     async def _requests(self, kind: TypeDescription) -> AsyncGenerator[Any, None]:
         number = 0

@@ -45,7 +45,7 @@ def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("run _served:node --drain-timeout 1", "--drain-timeout: _served:node is a Node"),
         ("run _served:several --tag colour", "--tag 'colour': write KEY=VALUE"),
         ("run _served:door --tag =red", "--tag '=red': write KEY=VALUE"),
-        ("agent --tag a=1 --tag a=2", "--tag 'a=2': the tag 'a' is given twice"),
+        ("agent --tag a=1 --tag a=2", "--tag 'a=2': 'a' is given twice"),
         ("agent --seed nowhere", "seeds: address 'nowhere': has no port"),
         ("agent --advertise 0.0.0.0:1", "advertise: address '0.0.0.0:1': nobody can dial it"),
         ("agent --drain-timeout -1", "NodeConfig.drain_timeout = -1.0: must be"),
