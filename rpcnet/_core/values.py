@@ -15,7 +15,7 @@ The rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -67,7 +67,9 @@ class MethodCodec:
     __slots__ = (
         "_conversions",
         "_errors",
+        "_exact",
         "_first",
+        "_is_plain",
         "_max_bytes",
         "_read",
         "_request",
@@ -84,6 +86,8 @@ class MethodCodec:
     ) -> None:
         self.definition = definition
         self._conversions = [conversions.of(parameter.annotation) for parameter in definition.parameters]
+        self._exact = [conversion.exact for conversion in self._conversions]
+        self._is_plain = all(self._exact)
         self._signature = [(parameter.name, parameter.default) for parameter in definition.parameters]
         self._required = sum(parameter.is_required for parameter in definition.parameters)
         # What a call with one argument may hold to need neither binding nor conversion.
@@ -105,12 +109,13 @@ class MethodCodec:
             InvalidArgument: the arguments do not fit the parameters; the message names method and parameter.
             ResourceExhausted: the body is larger than ``max_bytes``.
         """
+        packed: Sequence[object] = args
         if len(args) != 1 or kwargs or type(args[0]) not in self._first:
-            args = self._pack(args, kwargs)
+            packed = self._pack(args, kwargs)
         try:
-            body = _ONE + dumps(args[0]) if len(args) == 1 else dumps(args)
+            body = _ONE + dumps(packed[0]) if len(packed) == 1 else dumps(packed)
         except CBOR_ERRORS as error:
-            raise self._unwritable(args, error) from None
+            raise self._unwritable(packed, error) from None
         if len(body) > self._max_bytes:
             raise self._too_large("arguments", body)
         return body
@@ -268,22 +273,31 @@ class MethodCodec:
                 return self._invalid(f"got parameter {name!r} twice")
         return self._invalid(otherwise)
 
-    def _pack(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> tuple[object, ...]:
+    def _pack(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Sequence[object]:
         bound = self._bind(args, kwargs) if kwargs or len(args) != len(self._signature) else args
-        return tuple(
-            [
-                value if type(value) in conversion.exact else self._convert(index, conversion.pack, value)
-                for index, (value, conversion) in enumerate(zip(bound, self._conversions, strict=False))
-            ]
-        )
+        if self._is_plain and self._are_exact(bound):
+            return bound
+        return [
+            value if type(value) in conversion.exact else self._convert(index, conversion.pack, value)
+            for index, (value, conversion) in enumerate(zip(bound, self._conversions, strict=False))
+        ]
 
     def _unpack(self, values: Any) -> list[object]:
         if type(values) is not list or not self._required <= len(values) <= len(self._conversions):
             raise self._wrong_count(values)
+        if self._is_plain and self._are_exact(values):
+            return values
         return [
             value if type(value) in conversion.exact else self._convert(index, conversion.unpack, value, None)
             for index, (value, conversion) in enumerate(zip(values, self._conversions, strict=False))
         ]
+
+    def _are_exact(self, values: Sequence[object]) -> bool:
+        """Return whether values travel as they are, all of them; there are no more of them than parameters."""
+        for value, exact in zip(values, self._exact, strict=False):  # noqa: SIM110 - a generator costs twice as much
+            if type(value) not in exact:
+                return False
+        return True
 
     def _convert(self, index: int, function: Callable[..., Any], *arguments: Any) -> Any:
         name = self.definition.parameters[index].name
@@ -301,7 +315,7 @@ class MethodCodec:
             return self._invalid(f"takes {len(self._conversions)} arguments, got {len(values)}")
         return self._invalid(f"parameter {self.definition.parameters[len(values)].name!r} is missing")
 
-    def _unwritable(self, args: tuple[object, ...], error: BaseException) -> InvalidArgument:
+    def _unwritable(self, args: Sequence[object], error: BaseException) -> InvalidArgument:
         """Find the argument that CBOR cannot hold: text with lone surrogates, a list that contains itself."""
         for value, parameter in zip(args, self.definition.parameters, strict=False):
             try:
