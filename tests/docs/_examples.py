@@ -192,7 +192,11 @@ class Player:
         )
 
     def _finish(self, process: subprocess.Popen[str]) -> str:
-        said, complaint = process.communicate(timeout=_PATIENCE)
+        try:
+            said, complaint = process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
         assert not process.returncode, f"it ended with {process.returncode}: {said}{complaint}"
         return said.replace(self._port, _PORT)
 

@@ -65,8 +65,10 @@ def test_the_example_without_a_cluster_counts_words(tmp_path: Path) -> None:
     environment = {**os.environ, "RPCNET_SECRET": secrets.token_urlsafe(32)}
     command = [sys.executable, str(ALONE)]
     with subprocess.Popen([*command, "serve"], env=environment, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        address = server.stdout.readline().split()[-1]
-        counted = subprocess.check_output([*command, "count", address, str(text)], env=environment, text=True)
-        server.kill()
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split()[-1]
+            counted = subprocess.check_output([*command, "count", address, str(text)], env=environment, text=True)
+        finally:
+            server.kill()
     assert [line.split() for line in counted.splitlines()] == [["3", "three"], ["2", "two"], ["1", "one"]]
