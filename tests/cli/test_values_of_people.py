@@ -21,9 +21,9 @@ from rpcnet._core.schema import (
     TypeDescription,
 )
 from rpcnet.cli._arguments import arguments
-from rpcnet.cli._description import ServiceDescription, show
+from rpcnet.cli._description import ServiceDescription, Unreadable, read_method, read_service, show
 from rpcnet.cli._outcomes import Declared, error_data, error_line, exit_code
-from rpcnet.cli._schema_text import service_text
+from rpcnet.cli._schema_text import service_text, signature
 from rpcnet.cli._values import Misfit, Values, plain, read_json
 
 INT, STR, FLOAT, BYTES, NONE, ANY = map(TypeDescription, ("int", "str", "float", "bytes", "none", "any"))
@@ -431,9 +431,42 @@ def test_a_declared_error_is_told_with_its_name_and_its_fields() -> None:
         (rpcnet.ConfigError("a setting"), 2),
         (rpcnet.SecurityError("a file"), 2),
         (rpcnet.JoinError("no seed"), 1),
+        (Unreadable("no description"), 1),
         (OSError("no room"), 1),
     ],
 )
 def test_what_is_no_outcome_of_a_call_has_a_code_of_its_own(error: Exception, code: int) -> None:
     assert (exit_code(error), error_line(error)) == (code, f"rpcnet: {error}")
     assert error_data(error) == {"error": type(error).__name__, "message": str(error)}
+
+
+TOLD = {"name": "m", "service": "s", "shape": "unary", "idempotent": True, "parameters": [], "result": {"type": "int"}}
+
+
+def test_what_a_node_tells_is_read_and_what_it_tells_besides_is_ignored() -> None:
+    service = read_service({"name": "s", "version": 3, "methods": {"m": {**TOLD, "colour": "red"}}, "more": 1})
+    assert (service.name, service.version, signature(service.methods["m"])) == ("s", 3, "m() -> int")
+
+
+@pytest.mark.parametrize(
+    ("told", "problem"),
+    [
+        (7, "what the node tells of s.m cannot be read"),
+        ({}, "what the node tells of s.m cannot be read"),
+        ({**TOLD, "result": {"type": "tensor"}}, "no type is called 'tensor'"),
+        ({**TOLD, "result": {"type": "class", "name": "Nobody"}}, "no class is called 'Nobody'"),
+        ({**TOLD, "shape": "round"}, "'round' is not a valid Shape"),
+        ({**TOLD, "name": "other"}, "the node was asked for s.m, and tells of s.other"),
+    ],
+)
+def test_what_a_node_tells_that_is_no_description_is_refused(told: Any, problem: str) -> None:
+    with pytest.raises(Unreadable, match=problem):
+        read_method(told, "s.m")
+    with pytest.raises(Unreadable, match=problem):
+        read_service({"name": "s", "version": 1, "methods": {"m": told}})
+
+
+@pytest.mark.parametrize("told", [{}, TOLD, {"name": "s", "version": 1, "methods": [TOLD]}])
+def test_a_service_must_be_one(told: dict[str, Any]) -> None:
+    with pytest.raises(Unreadable, match="the node's answer is no description of a service"):
+        read_service(told)
