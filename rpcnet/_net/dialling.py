@@ -31,6 +31,7 @@ from .host_names import HostNames
 from .ports import Environment
 from .pump import PortPump
 from .quic import QuicEndpoint
+from .session import CLOSE_PEER_FAILED
 
 __all__ = ["DialledSession", "Dialler", "Pause"]
 
@@ -288,6 +289,15 @@ class Dialler:
             del self._current[key]
             self.redialling.failed(key, Unavailable("nobody answered", never_ran=True), trio.current_time())
             session.shut()
+
+    def forget(self, name: str, message: str) -> None:
+        """Forget what is known of whoever has a name, because it is gone: also the dial that is under way."""
+        self.redialling.forget(name)
+        for key, session in list(self._current.items()):
+            if key[1] == name and not session.was_open:
+                session.has_failed = True
+                del self._current[key]
+                session.close(CLOSE_PEER_FAILED, message)
 
     # --- for those who have a choice
 

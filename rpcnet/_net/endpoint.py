@@ -235,7 +235,7 @@ class Endpoint:
 
     def cut(self, name: str, boot_id: int, message: str) -> None:
         """Close every connection with a node that is gone; not those with a later boot of it, nor with mere clients."""
-        self._dialler.redialling.forget(name)
+        self._dialler.forget(name, message)
         for session in self.sessions():
             hello = session.peer_hello
             if session.peer_name == name and (hello is None or (hello.node_id and hello.boot_id <= boot_id)):

@@ -252,6 +252,29 @@ def test_calls_on_a_node_that_fails_end_as_soon_as_that_is_told() -> None:
     run(scenario)
 
 
+def test_a_call_that_waits_for_a_dial_goes_elsewhere_as_soon_as_the_node_has_failed() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        nodes = await world.start(2)
+        config = rpcnet.RpcConfig(connect_timeout=100.0, silence_timeout=100.0)
+        async with follow(cluster, nodes[0], config=config) as client, client.events(rpcnet.NodeFailed) as events:
+            await cluster.crash(nodes[1])
+            answers: list[str] = []
+
+            async def call() -> None:
+                answers.append(await client.stub(Work).once("key", 0.1))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(call)
+                failed = await event_of(events, rpcnet.NodeFailed, "n1")
+            assert trio.current_time() - failed.at < 1.0
+            assert answers == ["n0"] * 4
+            assert client.statistics().retries == 2
+
+    run(scenario)
+
+
 def test_a_follower_that_reads_nothing_is_told_everything_anew_when_it_reads() -> None:
     async def scenario(cluster: SimulatedCluster) -> None:
         world = World(cluster)
