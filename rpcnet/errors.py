@@ -10,11 +10,11 @@ The rules of this file:
   are, and cross the wire as parameters do.
 """
 
-from __future__ import annotations
-
+# Annotations are objects here, not strings: the facade gives these classes another module, where a string that a
+# subclass inherits could not be resolved.
 import enum
 from collections.abc import Mapping
-from typing import Any, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 import attrs
 
@@ -103,7 +103,7 @@ class StatusError(RpcNetError):
         remote_traceback: the traceback of the node where the error arose, when both sides have switched that on.
     """
 
-    status = Status.UNKNOWN
+    status: ClassVar[Status] = Status.UNKNOWN
     wire_fields: tuple[str, bytes] | None = None
     """Name and packed fields of a declared error, on the way between the wire and the contract that knows it."""
 
@@ -234,7 +234,7 @@ class Unauthenticated(StatusError):
     status = Status.UNAUTHENTICATED
 
 
-_RESERVED = frozenset({"args", "status", "call_id", "never_ran", "hops", "remote_traceback"})
+_RESERVED = frozenset({"args", "status", "call_id", "never_ran", "hops", "remote_traceback", "wire_fields"})
 """What every error has; a field of that name would hide it. A field called ``message`` is the message."""
 
 
@@ -253,7 +253,7 @@ class ApplicationError(StatusError):
     The message is the repr, ``OutOfPaper(tray=3)``, unless there is a field called ``message``.
     """
 
-    status = Status.FAILED_PRECONDITION
+    status: ClassVar[Status] = Status.FAILED_PRECONDITION
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if type(self) is ApplicationError:
@@ -292,7 +292,7 @@ class ApplicationError(StatusError):
         return _restore, (type(self), self.args, dict(self.__dict__))
 
 
-def _fields(cls: Any) -> tuple[attrs.Attribute[Any], ...]:
+def _fields(cls: Any) -> "tuple[attrs.Attribute[Any], ...]":
     fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)
     return fields
 

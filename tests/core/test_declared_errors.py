@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import cbor2
@@ -29,6 +29,7 @@ from rpcnet.service import definition_of, rpc, service
 
 
 class OutOfPaper(ApplicationError):
+    status: ClassVar[Status] = Status.RESOURCE_EXHAUSTED
     tray: int
     since: dt.date | None = None
     pages: list[Page] = attrs.field(factory=list)
@@ -89,6 +90,16 @@ def test_errors_are_equal_by_class_and_fields_and_can_be_keys() -> None:
     assert len({one, same, other, OutOfPaper(3, pages=[Page(1)])}) == 3
 
 
+def test_what_is_known_of_the_call_is_added_to_an_error_that_checks_its_fields() -> None:
+    error = Strict(1)
+    error.call_id = "17"
+    assert str(error) == "Strict(tray=1) [call 17]"
+    with pytest.raises(ValueError, match="'tray' must be > 0"):
+        error.tray = 0
+    with pytest.raises(ValueError, match="'tray' must be > 0"):
+        Strict(0)
+
+
 def test_a_wrong_construction_names_the_class() -> None:
     with pytest.raises(TypeError, match=r"^OutOfPaper\.?.*\(\) missing 1 required positional argument: 'tray'$"):
         OutOfPaper()  # type: ignore[call-arg]
@@ -116,7 +127,7 @@ def test_copies_and_pickles_are_equal_and_keep_what_was_added(error: Application
 
 
 def test_a_field_that_would_hide_what_every_error_has_is_refused() -> None:
-    for name in ("call_id", "never_ran", "hops", "remote_traceback", "args"):
+    for name in ("call_id", "never_ran", "hops", "remote_traceback", "args", "wire_fields"):
         with pytest.raises(ConfigError, match=rf"^Bad.{name}: every error has an attribute of this name$"):
             type("Bad", (ApplicationError,), {"__annotations__": {name: int}})
     for status in (Status.OK, 5):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine
-from typing import Any, Protocol, assert_type
+from typing import Any, ClassVar, Protocol, assert_type
 
 import attrs
 import trio
 
-from rpcnet.errors import ApplicationError, Hop
+from rpcnet.errors import ApplicationError, Hop, Status
 from rpcnet.service import ServiceDefinition, definition_of, rpc, service
 
 
@@ -31,6 +31,7 @@ class Greeter:
 
 
 class OutOfPaper(ApplicationError):
+    status: ClassVar[Status] = Status.RESOURCE_EXHAUSTED
     tray: int
     pages: list[str] = attrs.field(factory=list)
 
