@@ -134,7 +134,8 @@ class RpcConfig:
     silence_timeout: float = attrs.field(default=10.0, validator=_between(0.2, 3600))
     """Seconds without a sign of life, while calls wait, after which a client that is no node gives a connection up.
 
-    It asks for one eight times in that time. A node of a cluster is told by its failure detector instead.
+    It asks for one four times in that time, so three quarters of it may be enough. A node of a cluster is told by its
+    failure detector instead.
     """
     reconnect_min: float = attrs.field(default=0.1, validator=_between(0.001, 600))
     """Seconds after a failed dial in which an address is not dialled again, at first: a random half to the whole."""

@@ -6,7 +6,8 @@ The rules of this file:
   alive, in random order, then the seeds.
 * What is known stays as it was until another node tells its own account of it, so calls go on meanwhile.
 * Connections with a node that is reported to have failed, left or been restarted are cut, as a member would.
-* The link never gives up once it has been made. Between rounds in which nobody could be followed there are pauses.
+* The link never gives up once it has been made. After a round in which nobody could be followed, or not for long, there
+  is a pause.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ __all__ = ["ClusterLink"]
 
 log = logging.getLogger("rpcnet.client")
 _ONCE = RetryPolicy(max_attempts=1)
+_LONG = 1.0
+"""Seconds for which a node must have been followed, for another round to begin at once."""
 _ROUNDS: DialKey = ("", None)
 _NOBODY = Unavailable("nobody could be followed")
 
@@ -64,6 +67,7 @@ class ClusterLink(ClientParts):
     _rounds: Redialling = attrs.field(init=False)
     _settled: trio.Event = attrs.field(factory=trio.Event)
     _has_begun: bool = False
+    _begun_at: float = 0.0
 
     @classmethod
     def make(cls, seeds: Sequence[Route], answers: dict[str, str], config: RpcConfig, rng: Random) -> ClusterLink:
@@ -127,11 +131,14 @@ class ClusterLink(ClientParts):
             if not self._has_begun:
                 self._settled.set()
                 return
-            if followed is None:
-                self._rounds.failed(_ROUNDS, _NOBODY, trio.current_time())
-                await trio.sleep(self._rounds.pause(_ROUNDS, trio.current_time()))
-            else:
+            now = trio.current_time()
+            if followed is not None:
                 last = followed.address
+            if followed is not None and now - self._begun_at >= _LONG:
+                self._rounds.succeeded(_ROUNDS)
+            else:
+                self._rounds.failed(_ROUNDS, _NOBODY, now)
+                await trio.sleep(self._rounds.pause(_ROUNDS, now))
 
     def _routes(self, last: str) -> list[Route]:
         """Return whom to follow next, the best first; whoever was followed last comes last."""
@@ -190,7 +197,7 @@ class ClusterLink(ClientParts):
 
     def _begin(self, route: Route) -> None:
         """Note that a node is followed."""
-        self._rounds.succeeded(_ROUNDS)
+        self._begun_at = trio.current_time()
         if not self._has_begun:
             self._has_begun = True
             self.keep_only(route.endpoint)
@@ -198,7 +205,8 @@ class ClusterLink(ClientParts):
             self._settled.set()
 
     def _note(self, route: Route, answer: str) -> None:
-        self.answers[route.address] = answer
+        if not self._has_begun:
+            self.answers[route.address] = answer
         log.info("the cluster is not followed through %s: %s", route.name or route.address, answer)
 
     def _take(self, news: ClusterNews, source: str) -> None:

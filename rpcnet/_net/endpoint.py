@@ -41,7 +41,7 @@ from .session import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_PEER_FAILED, Session
 __all__ = ["CallQueue", "Endpoint", "Pause", "Role"]
 
 log = logging.getLogger("rpcnet.membership")
-_SIGNS_WANTED = 8
+_SIGNS_WANTED = 4
 _KEY_BYTES = 32
 
 

@@ -14,7 +14,7 @@ from _peer import PATIENCE, Peer, config, eventually
 from _processes import Processes, processes
 
 import rpcnet
-from _pki import Authority, Files, root
+from _pki import GOSSIP_KEY, Authority, Files, root
 from rpcnet._net.environment import set_environment
 from rpcnet._net.udp import RealEnvironment
 
@@ -180,6 +180,14 @@ async def test_certificates_of_an_organisation_need_no_keys_for_gossip_and_give_
                 with pytest.raises(rpcnet.SecurityError, match="the certificate stands for node 'till'"):
                     async with make():
                         pass
+
+
+async def test_a_node_without_a_name_of_its_own_has_the_one_in_its_certificate(tmp_path: Path) -> None:
+    authority = root()
+    files = Files(tmp_path / "shop").write(ca=authority.pem, leaf=authority.leaf("shop"), keys=GOSSIP_KEY)
+    with trio.fail_after(PATIENCE):
+        async with rpcnet.Node(services=[Peer("p")], security=files.security(), config=config()) as shop:
+            assert shop.name == "shop"
 
 
 async def test_a_taken_port_is_named() -> None:

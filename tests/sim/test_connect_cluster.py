@@ -422,6 +422,27 @@ def test_a_cluster_that_went_away_as_a_whole_is_found_again_through_the_seeds() 
     run(scenario)
 
 
+def test_nodes_that_follow_nobody_for_long_are_not_tried_in_a_hurry() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        nodes = await world.start(2)
+        async with follow(cluster, nodes[0]) as client:
+            told = 0
+            begun = trio.current_time()
+            while trio.current_time() < begun + 20:
+                for node in nodes:
+                    for mailbox in list(node.node._cluster._followers):
+                        mailbox.close()
+                        told += 1
+                await trio.sleep(0.001)
+            assert 5 <= told <= 40
+            await until(lambda: followed(world) != [])
+            await nodes[0].node.update_tags({"late": "1"})
+            await until(lambda: client.registry.nodes() == nodes[0].node.registry.nodes())
+
+    run(scenario)
+
+
 # --- unreachable nodes
 
 
