@@ -26,6 +26,8 @@ from .quic import QuicLink
 
 __all__ = ["CallStream", "StreamHost"]
 
+_LARGE = 16 << 10
+
 
 class StreamHost(Protocol):
     """What a stream needs of its session."""
@@ -39,6 +41,9 @@ class StreamHost(Protocol):
 
     def write(self, stream_id: int, data: bytes) -> None:
         """Queue bytes for the next flush."""
+
+    def write_out(self) -> None:
+        """Hand everything queued to QUIC."""
 
     async def wait_for_room(self) -> None:
         """Wait until less than the watermark is unacknowledged on the connection."""
@@ -128,6 +133,8 @@ class CallStream:
             return False
         self._credit.spend(len(body))
         host.write(self.stream_id, encode_frame(FrameKind.ITEM, self.call_id, 0, 0, body))
+        if len(body) >= _LARGE:
+            host.write_out()  # what waits for a flush is not among the bytes that the watermark is for
         return True
 
     async def send(self, body: bytes) -> bool:
@@ -268,7 +275,7 @@ class CallStream:
         self.end(result=result)
 
     def fail(self, error: RpcNetError) -> None:
-        """End a client's call with an error."""
+        """End both directions with an error: that of a client's call, or that the connection has ended."""
         self.stop_sending()
         self.end(error)
 

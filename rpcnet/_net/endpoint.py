@@ -302,6 +302,7 @@ class Endpoint:
                 if session.calls_in_flight:
                     session.link.ping()
                 session.expire_streams(interval)
+                session.expect_progress()
             self._report_refused()
 
     @enable_ki_protection

@@ -26,7 +26,7 @@ from rpcnet._core.bodies import Hello, encode_error, split_metadata
 from rpcnet._core.calls import IncomingCalls, refuse_unexpected, status_error_of
 from rpcnet._core.framing import Frame, FrameKind, StreamKind, encode_frame
 from rpcnet.config import RpcConfig
-from rpcnet.errors import ProtocolError, ResourceExhausted, StatusError
+from rpcnet.errors import ProtocolError, ResourceExhausted, StatusError, Unavailable
 
 from .call_stream import CallStream
 from .pump import PortPump
@@ -295,8 +295,11 @@ class ServerSession(Session):
             raise ProtocolError(f"more than {self._max_streams} streams")
 
     def count_partial(self, stream: InboundStream, size: int) -> None:
-        """Count the bytes of a request that has not arrived as a whole."""
-        if stream.kind is not StreamKind.CONTROL:
+        """Count the bytes of a request that has not arrived as a whole; values of streams are bounded one by one."""
+        if stream.channel is not None:
+            self._request_bytes -= stream.counted
+            size = 0
+        elif stream.kind is not StreamKind.CONTROL:
             self._request_bytes += size - stream.counted
             limit = 2 * self._config.max_request_bytes + max(self._config.max_message_bytes, MAX_STATE_BYTES)
             if self._request_bytes > limit:
@@ -423,4 +426,6 @@ class ServerSession(Session):
         self._own_streams.clear()
         for call in self._incoming.end_all():
             call.cancel()
+            if call.channel is not None:
+                call.channel.fail(Unavailable(f"connection with {self.peer_name} ended: {reason.message}"))
         self._on_end(self)

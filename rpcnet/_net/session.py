@@ -51,6 +51,7 @@ STREAM_CANCELLED, STREAM_DONE = 0x110, 0x111
 MAX_STATE_BYTES = 32 << 20
 """The longest full-state exchange: some 200,000 members."""
 _MAX_GIVEN_UP = 1024
+_MAX_STALLS = 3
 _LASTING = (StreamKind.CONTROL, StreamKind.LANE)
 
 log = logging.getLogger("rpcnet.rpc")
@@ -114,6 +115,8 @@ class Session(ABC):
         self._all_sent = trio.Event()
         self._all_sent.set()
         self._unopened: deque[tuple[Callable[[int], None], bool]] = deque()
+        self._has_progressed = False
+        self._stalls = 0
         self.peer_hello: Hello | None = None
         """What the other side said first; None until it has."""
         self.message_limit = 0
@@ -277,6 +280,7 @@ class Session(ABC):
 
     def link_progress(self, link: QuicLink) -> None:
         """Notice that the peer acknowledged something, or allows more streams."""
+        self._has_progressed = True
         if self._unopened:
             self._open_streams()
         self._wake_waiters_for_room()
@@ -334,10 +338,11 @@ class Session(ABC):
             data = data[1:]
         take = self._take_control if stream.kind is StreamKind.CONTROL else self.on_frame
         reader = stream.reader
-        for frame in reader.feed(data):
-            take(stream_id, stream, frame)
-        if reader.buffered_bytes != stream.counted:
+        frames = reader.feed(data)
+        if reader.buffered_bytes != stream.counted:  # before a request counts as a whole
             self.count_partial(stream, reader.buffered_bytes)
+        for frame in frames:
+            take(stream_id, stream, frame)
         if end:
             self._streams.pop(stream_id, None)
             if not reader.is_between_frames:
@@ -386,6 +391,17 @@ class Session(ABC):
         ]
         for stream_id in silent + stuck:
             self._give_up(stream_id)
+
+    def expect_progress(self) -> None:
+        """Close the connection if the peer has taken nothing of what waits for it the last three times this was asked.
+
+        A peer that is silent is given up by QUIC. This is for one that goes on talking and takes nothing.
+        """
+        is_stalled = not self._has_progressed and self.link.buffered_bytes > 0
+        self._stalls = self._stalls + 1 if is_stalled else 0
+        self._has_progressed = False
+        if self._stalls > _MAX_STALLS:
+            self.close(CLOSE_PEER_FAILED, "the peer takes nothing of what is sent")
 
     def _give_up(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)

@@ -127,6 +127,7 @@ class Link:
         self.session: Session | None = None
         self.closing: LinkClosed | None = None
         self.closed: LinkClosed | None = None
+        self.is_early = False
         self.buffered_bytes = 0
         self.pings = 0
         self.sent: dict[int, bytearray] = {}

@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from rpcnet._core.bodies import Hello, encode_hello
-from rpcnet._core.framing import FrameKind, StreamKind, encode_frame
+from rpcnet._core.framing import Frame, FrameKind, FrameReader, StreamKind, encode_frame
 from rpcnet._net.addresses import parse_address
 from rpcnet._net.environment import current_environment
 from rpcnet._net.identity import Security
@@ -20,7 +20,7 @@ from rpcnet._net.sealing import Sealer
 from rpcnet.config import RpcConfig
 
 
-def hello(**changes: int | str) -> bytes:
+def hello(**changes: object) -> bytes:
     """Return a HELLO frame, with some fields changed."""
     usual = Hello(
         protocol_min=1,
@@ -44,8 +44,14 @@ class Connection:
     closed: LinkClosed | None = None
     ended: trio.Event = attrs.field(factory=trio.Event)
     received: dict[int, bytes] = attrs.field(factory=dict)
+    resets: list[int] = attrs.field(factory=list)
+    stops: list[int] = attrs.field(factory=list)
     on_data: Callable[[Connection], object] | None = None
+    """What it does when the first bytes arrive."""
+    on_frame: Callable[[Connection, int, Frame], object] | None = None
+    """What it does with every frame."""
     control: int = -1
+    _readers: dict[int, FrameReader] = attrs.field(factory=dict)
 
     def link_ready(self, link: QuicLink) -> None:
         self.link = link
@@ -56,10 +62,19 @@ class Connection:
         self.received[stream_id] = self.received.get(stream_id, b"") + data
         if is_first and self.on_data is not None:
             self.on_data(self)
+        if stream_id not in self._readers:
+            self._readers[stream_id] = FrameReader(1 << 26)
+            if stream_id & 1 == link.is_client:
+                data = data[1:]  # the other side opened the stream, with its kind
+        for frame in self._readers[stream_id].feed(data):
+            if self.on_frame is not None:
+                self.on_frame(self, stream_id, frame)
 
-    def link_reset(self, link: QuicLink, stream_id: int, code: int) -> None: ...
+    def link_reset(self, link: QuicLink, stream_id: int, code: int) -> None:
+        self.resets.append(stream_id)
 
-    def link_stopped(self, link: QuicLink, stream_id: int, code: int) -> None: ...
+    def link_stopped(self, link: QuicLink, stream_id: int, code: int) -> None:
+        self.stops.append(stream_id)
 
     def link_progress(self, link: QuicLink) -> None: ...
 
@@ -81,9 +96,25 @@ class Connection:
         if not self.pump.busy:
             self.pump.flush()
 
-    async def greet(self) -> None:
-        """Say HELLO and wait for the answer."""
-        self.control = self.open(bytes([StreamKind.CONTROL]) + hello())
+    def reset(self, stream_id: int) -> None:
+        """Give up sending on a stream, and no more than that."""
+        assert self.link is not None
+        self.link.reset(stream_id, 7)
+        self.pump.flush()
+
+    def stop(self, stream_id: int) -> None:
+        """Ask for no more of a stream, and no more than that."""
+        assert self.link is not None
+        self.link.stop(stream_id, 7)
+        self.pump.flush()
+
+    def frames(self, stream_id: int) -> list[Frame]:
+        """Return the frames that came on a stream of its own."""
+        return FrameReader(1 << 26).feed(self.received.get(stream_id, b""))
+
+    async def greet(self, **changes: object) -> None:
+        """Say HELLO, with some fields changed, and wait for the answer."""
+        self.control = self.open(bytes([StreamKind.CONTROL]) + hello(**changes))
         await trio.sleep(0.1)
         assert self.received[self.control]
 
@@ -98,6 +129,8 @@ class RawPeer:
     accepted: list[Connection]
     on_accepted: Callable[[Connection], object] | None = None
     """What it does when somebody has dialled it and said HELLO."""
+    on_frame: Callable[[Connection, int, Frame], object] | None = None
+    """What it does with every frame on connections that others have dialled."""
 
     @property
     def address(self) -> str:
@@ -118,7 +151,7 @@ async def open_raw_peer(security: Security, address: str = "10.7.7.7:7946") -> A
     peers: list[RawPeer] = []
 
     def accept(link: QuicLink) -> Connection:
-        connection = Connection(peers[0].pump, on_data=peers[0].on_accepted)
+        connection = Connection(peers[0].pump, link, on_data=peers[0].on_accepted, on_frame=peers[0].on_frame)
         peers[0].accepted.append(connection)
         return connection
 
