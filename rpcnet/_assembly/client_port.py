@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from rpcnet._core.resilience import RetryPolicy
 from rpcnet._middleware import Middleware, check_middleware
@@ -268,6 +269,7 @@ async def first_to_answer(routes: Sequence[Route]) -> tuple[Route | None, dict[R
     winners: list[Route] = []
     async with trio.open_nursery() as nursery:
 
+        @enable_ki_protection
         async def dial(route: Route, over: trio.Event) -> None:
             try:
                 await route.endpoint.connect(route.address, route.name, pause=Pause.IGNORE)

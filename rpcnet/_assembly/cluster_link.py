@@ -167,6 +167,7 @@ class ClusterLink(ClientParts):
         has_told = trio.Event()
         async with trio.open_nursery() as nursery:
 
+            @enable_ki_protection
             async def limit() -> None:
                 with trio.move_on_after(self.config.connect_timeout):
                     await has_told.wait()
@@ -212,15 +213,14 @@ class ClusterLink(ClientParts):
     def _take(self, news: ClusterNews, source: str) -> None:
         events = self._followed.take(news, source, trio.current_time())
         self.bus.post(self._followed.snapshot())
-        reported = {entry.id for entry in news.nodes}
         for event in events:
             self.hub.publish(event)
-            self._cut(event, reported)
+            self._cut(event)
 
-    def _cut(self, event: ClusterEvent, reported: set[str]) -> None:
-        """Close the connections with a node of which it was reported that it is gone."""
+    def _cut(self, event: ClusterEvent) -> None:
+        """Close the connections with a node that is gone; one that was merely forgotten may well be there."""
         match event:
-            case NodeFailed(node=node) if node.id in reported:
+            case NodeFailed(node=node) if self._followed.knows(node.id):
                 self.endpoint.cut(node.name, node.boot_id, f"{node.name} was declared failed")
             case NodeLeft(node=node):
                 self.endpoint.cut(node.name, node.boot_id, f"{node.name} has left")

@@ -6,6 +6,7 @@ The rules of this file:
   happened to them: the events follow from what was known before, so that they fit together also when another node goes
   on telling. They are the ones that a member would have been told (``roster.py``).
 * What is told of a node is taken unless it is older than what is known of it, by boot and incarnation.
+* A whole account is taken when its last piece has come; one that breaks off changes nothing.
 * A node that is missing in a whole account is forgotten, and counted as failed if it was usable. That is no reason to
   cut a connection with it: who tells may have just begun to know.
 """
@@ -135,7 +136,7 @@ class Followed:
     def __init__(self) -> None:
         self._machine = RegistryMachine()
         self._nodes: dict[str, NodeInfo] = {}
-        self._told: dict[str, None] = {}
+        self._pieces: list[NodeEntry] = []
 
     def snapshot(self) -> RegistrySnapshot:
         """Return all nodes as they are known now."""
@@ -143,7 +144,11 @@ class Followed:
 
     def begin(self) -> None:
         """Expect a whole account, from a node that tells from now on."""
-        self._told.clear()
+        self._pieces = []
+
+    def knows(self, node_id: str) -> bool:
+        """Return whether a node is known, in whatever state."""
+        return node_id in self._nodes
 
     def take(self, news: ClusterNews, source: str, now: float) -> list[ClusterEvent]:
         """Take news in, and return what happened.
@@ -153,17 +158,21 @@ class Followed:
             source: who told it.
             now: the current time.
         """
+        if news.kind is NewsKind.PIECE:
+            self._pieces += news.nodes
+            return []
+        entries = news.nodes
+        if news.kind is NewsKind.LAST_PIECE:
+            entries, self._pieces = [*self._pieces, *entries], []
         events: list[ClusterEvent] = []
-        for entry in news.nodes:
-            self._told[entry.id] = None
+        for entry in entries:
             events += self._update(entry.info(), news, source, now)
         for node_id in news.forgotten:
             events += self._forget(node_id, f"forgotten by {source}", now)
         if news.kind is NewsKind.LAST_PIECE:
-            for node_id in [node_id for node_id in self._nodes if node_id not in self._told]:
+            told = {entry.id for entry in entries}
+            for node_id in [node_id for node_id in self._nodes if node_id not in told]:
                 events += self._forget(node_id, f"not known to {source}", now)
-        if news.kind is not NewsKind.PIECE:
-            self._told.clear()
         return events
 
     def _update(self, node: NodeInfo, news: ClusterNews, source: str, now: float) -> list[ClusterEvent]:

@@ -404,6 +404,36 @@ def test_calls_go_on_while_nobody_can_be_followed() -> None:
     run(scenario)
 
 
+def test_a_call_on_a_node_that_the_next_one_has_never_heard_of_goes_on() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        (node,) = await world.start(1)
+        async with rpcnet.Node("lonely", services=[Work("lonely")], security=cluster.security) as lonely:
+            seeds = [node.address, lonely.address]
+            async with (
+                rpcnet.connect_cluster(seeds, security=cluster.security) as client,
+                client.events(rpcnet.NodeEvent) as events,
+            ):
+                answers: list[str] = []
+
+                async def call() -> None:
+                    answers.append(await client.stub(Work).once("key", 10.0))
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(call)
+                    await trio.sleep(1)
+                    node.node._cluster.end()
+                    failed = await event_of(events, rpcnet.NodeFailed, "n0")
+                    assert isinstance(failed, rpcnet.NodeFailed)
+                    assert failed.reason == f"not known to {lonely.address}"
+                    await event_of(events, rpcnet.NodeReaped, "n0")
+                    assert names(client) == ["lonely"]
+                    assert await client.stub(Work).who() == "lonely"
+                assert answers == ["n0"]
+
+    run(scenario)
+
+
 def test_a_cluster_that_went_away_as_a_whole_is_found_again_through_the_seeds() -> None:
     async def scenario(cluster: SimulatedCluster) -> None:
         world = World(cluster)
