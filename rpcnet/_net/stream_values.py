@@ -92,16 +92,20 @@ async def send_values(stream: CallStream, values: AsyncIterable[T], encode: Call
     """
     iterator = values.__aiter__()
     count = 0
-    try:
-        async for value in iterator:
-            body = encode(value)
-            if not stream.send_nowait(body) and not await stream.send(body):
-                return
-            count += 1
-            if count % BATCH == 0:
-                await trio.lowlevel.checkpoint()
-    finally:
-        close = getattr(iterator, "aclose", None)
-        if close is not None:
-            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+    # The scope is opened before the first step: a generator may hold scopes of its own open over its yields, and one
+    # opened only to close it would lie within those.
+    with trio.CancelScope() as scope:
+        try:
+            async for value in iterator:
+                body = encode(value)
+                if not stream.send_nowait(body) and not await stream.send(body):
+                    return
+                count += 1
+                if count % BATCH == 0:
+                    await trio.lowlevel.checkpoint()
+        finally:
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
+                scope.shield = True
+                scope.deadline = trio.current_time() + CLOSE_TIMEOUT
                 await close()

@@ -47,6 +47,19 @@ class Flow:
             self.ended.set()
 
     @rpcnet.rpc
+    async def guarded(self, upto: int) -> AsyncIterator[int]:
+        with trio.move_on_after(60):
+            try:
+                for number in range(upto):
+                    yield number
+                await trio.sleep_forever()
+            finally:
+                with trio.move_on_after(1, shield=True):
+                    await trio.sleep(0.1)
+                self.closed.append("guarded")
+                self.ended.set()
+
+    @rpcnet.rpc
     async def total(self, numbers: AsyncIterator[int], stop_after: int = -1) -> int:
         result = 0
         try:
@@ -243,6 +256,20 @@ def test_a_block_that_is_left_early_ends_the_generator_at_the_server() -> None:
                     break
         await pair.flow.ended.wait()
         assert pair.flow.closed == ["count"]
+
+    scenario(body)
+
+
+def test_a_generator_that_holds_a_scope_open_over_its_yields_is_closed_in_order() -> None:
+    async def body(pair: Pair) -> None:
+        async with pair.stub.guarded(1_000_000) as values:
+            assert await anext(values) == 0
+        await pair.flow.ended.wait()
+        with trio.move_on_after(1):
+            async with pair.stub.guarded(3) as values:
+                assert [value async for value in values] == []
+        await pair.no_call_is_left()
+        assert pair.flow.closed == ["guarded", "guarded"]
 
     scenario(body)
 
