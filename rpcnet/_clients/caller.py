@@ -30,6 +30,7 @@ from rpcnet._core.values import MethodCodec
 from rpcnet._middleware import Middleware, check_middleware
 from rpcnet._net.call_stream import CallStream
 from rpcnet._net.client_session import ClientSession
+from rpcnet._net.early import EarlyDataLost
 from rpcnet._net.endpoint import Endpoint
 from rpcnet._net.stream_values import send_values
 from rpcnet.errors import (
@@ -234,7 +235,16 @@ class Caller(ABC, Generic[P]):
 
     async def _call_slowly(self, target: Target, peer: P, body: bytes, deadline: float) -> bytes:
         """Call where something has to be done, or waited for, before the call can be sent."""
+        if target.idempotent:
+            session = await self._endpoint.connect(peer.address, peer.name, is_early=True)
+            try:
+                return await self._call_on(session, target, body, deadline)
+            except EarlyDataLost:
+                pass  # once more, as usual
         session = await self._endpoint.connect(peer.address, peer.name)
+        return await self._call_on(session, target, body, deadline)
+
+    async def _call_on(self, session: ClientSession, target: Target, body: bytes, deadline: float) -> bytes:
         method = await self._fitting(session, target, deadline)
         timeout = timeout_to_wire(deadline - trio.current_time()) if deadline != _NEVER else 0
         kind = FrameKind.CALL

@@ -85,14 +85,16 @@ class OnePeerCaller(Caller[OnePeer]):
         self.active -= 1
 
     async def _call_slowly(self, target: Target, peer: OnePeer, body: bytes, deadline: float) -> bytes:
-        await self._wait_for_connection(target)
+        await self._wait_for_connection(target, is_early=bool(target.idempotent))
         return await super()._call_slowly(target, peer, body, deadline)
 
     async def _try_to_open(self, target: Target, peer: OnePeer, body: bytes, deadline: float) -> OpenCall[OnePeer]:
-        await self._wait_for_connection(target)
+        await self._wait_for_connection(target, is_early=False)
         return await super()._try_to_open(target, peer, body, deadline)
 
-    async def _wait_for_connection(self, target: Target) -> None:
+    async def _wait_for_connection(self, target: Target, *, is_early: bool) -> None:
         """Wait for a connection that will do; a built-in service may be called while its server drains."""
         if self._is_patient:
-            await self._endpoint.connect(*self._key, pause=Pause.WAIT, even_draining=target.is_builtin)
+            await self._endpoint.connect(
+                *self._key, pause=Pause.WAIT, even_draining=target.is_builtin, is_early=is_early
+            )

@@ -27,6 +27,7 @@ from rpcnet.errors import RpcNetError, Unauthenticated, Unavailable, VersionMism
 
 from .addresses import Address, is_literal, parse_address
 from .client_session import ClientSession
+from .early import EarlyClientSession
 from .host_names import HostNames
 from .ports import Environment
 from .pump import PortPump
@@ -50,7 +51,7 @@ class Pause(enum.Enum):
     """Dial now: the caller makes pauses of his own."""
 
 
-class DialledSession(ClientSession):
+class DialledSession(EarlyClientSession):
     """The dialling side of a connection, which remembers how it came about."""
 
     def __init__(
@@ -168,7 +169,9 @@ class Dialler:
         session = self._current.get((address, name))
         return session if session is not None and session.is_open and not session.is_draining else None
 
-    async def connect(self, address: str, name: str | None, pause: Pause, *, even_draining: bool) -> ClientSession:
+    async def connect(
+        self, address: str, name: str | None, pause: Pause, *, even_draining: bool, is_early: bool = False
+    ) -> ClientSession:
         """Return an open connection to an address, dialling if there is none. A checkpoint only if it has to wait.
 
         Args:
@@ -176,6 +179,7 @@ class Dialler:
             name: who must answer there; None for anybody of the cluster.
             pause: what to do while an address that could not be reached is left alone.
             even_draining: whether a connection will do whose server takes no calls.
+            is_early: whether one will do that is not open yet, where calls that may run twice can be sent early.
 
         Raises:
             Unavailable: it cannot be had; nothing ran.
@@ -192,7 +196,7 @@ class Dialler:
         with trio.move_on_after(timeout):
             while True:
                 try:
-                    return await self._try(key, pause, even_draining=even_draining)
+                    return await self._try(key, pause, even_draining=even_draining, is_early=is_early)
                 except Unavailable:
                     if pause is not Pause.WAIT or self.is_closed:
                         raise
@@ -201,13 +205,15 @@ class Dialler:
         whom = f"{name} at {address}" if name else address
         raise Unavailable(f"no connection with {whom} within {timeout:g} s: {why}", never_ran=True)
 
-    async def _try(self, key: DialKey, pause: Pause, *, even_draining: bool) -> ClientSession:
+    async def _try(self, key: DialKey, pause: Pause, *, even_draining: bool, is_early: bool) -> ClientSession:
         """Return the connection, after one dial if there is none."""
         self._give_up(key)
         session = self._current.get(key)
         if session is None or (session.is_draining and not even_draining):
             await self._keep_pause(key, pause)
             session = await self._dial(key, even_draining=even_draining)
+        if is_early and session.is_early:
+            return session
         await session.wait_open()
         if session.is_draining and not even_draining:
             self._supersede(key, session)
@@ -224,12 +230,12 @@ class Dialler:
         if not left or pause is Pause.IGNORE:
             return
         error = self.redialling.error(key)
-        message = f"{key[0]} could not be reached: {error}; it is dialled again in {left:.1f} s"
         if isinstance(error, VersionMismatch):
-            raise VersionMismatch(message)
+            raise VersionMismatch(str(error))
         if isinstance(error, Unauthenticated):
-            raise Unauthenticated(message, never_ran=True)
+            raise Unauthenticated(error.message, never_ran=True)
         if pause is Pause.REFUSE:
+            message = f"{key[0]} could not be reached: {error}; it is dialled again in {left:.1f} s"
             raise Unavailable(message, never_ran=True)
         await trio.sleep(left)
 
@@ -255,9 +261,11 @@ class Dialler:
             on_open=lambda: self.redialling.succeeded(key),
             on_end=ended,
         )
+        # Nothing is sent early to whom there was trouble with: it may drain, and would refuse call after call.
+        early = dialled if before is None and key not in self.redialling.unreachable else None
         expected = key[1] or None
         now = trio.current_time()
-        dialled.attach(self._quic.dial(resolved, dialled, expected_name=expected, now=now))
+        dialled.attach(self._quic.dial(resolved, dialled, expected_name=expected, now=now, early=early))
         return dialled
 
     async def _resolve(self, key: DialKey) -> Address:

@@ -128,7 +128,9 @@ class Endpoint:
         self._hello = hello
         self._role = role
         self._accepted: dict[ServerSession, None] = {}
-        self._quic = QuicEndpoint(port=port, security=security, name=name, config=config, accept=self._accept)
+        self._quic = QuicEndpoint(
+            port=port, security=security, name=name, config=config, accept=self._accept, accept_early=self._accept
+        )
         is_node = role is Role.NODE
         keys = security.gossip_keys if is_node else (GossipKey(0, environment.token_bytes(_KEY_BYTES)),)
         self._sealer = Sealer(security.cluster, keys, environment.token_bytes(8))
@@ -196,6 +198,7 @@ class Endpoint:
         *,
         pause: Pause = Pause.REFUSE,
         even_draining: bool = True,
+        is_early: bool = False,
     ) -> ClientSession:
         """Return an open connection to an address, dialling if there is none. A checkpoint only if it has to wait.
 
@@ -204,6 +207,7 @@ class Endpoint:
             name: who must answer there; None for anybody of the cluster.
             pause: what to do while an address that could not be reached is left alone.
             even_draining: whether a connection will do whose server takes no calls.
+            is_early: whether one will do that is not open yet, where calls that may run twice can be sent early.
 
         Raises:
             Unavailable: the port is closed, the name does not resolve, nobody answered within ``connect_timeout``, or
@@ -211,7 +215,7 @@ class Endpoint:
             Unauthenticated: one side did not prove who it is.
             VersionMismatch: there is no common protocol version.
         """
-        return await self._dialler.connect(address, name, pause, even_draining=even_draining)
+        return await self._dialler.connect(address, name, pause, even_draining=even_draining, is_early=is_early)
 
     def _accept(self, link: QuicLink) -> ServerSession:
         kind = _DrainingSession if self.draining.is_set() else ServerSession
