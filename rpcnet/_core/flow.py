@@ -17,7 +17,7 @@ from rpcnet.errors import ProtocolError
 __all__ = ["ITEM_OVERHEAD", "ReceiveWindow", "SendCredit", "cost"]
 
 ITEM_OVERHEAD = 64
-"""What a value costs besides its encoded length, in bytes: an object's header, its place in a queue, a frame's header."""
+"""What a value costs besides its encoded length, in bytes: the headers of an object and a frame, a place in a queue."""
 
 
 def cost(size: int) -> int:

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 import trio
+from _store import Store
 
 import rpcnet
 
-from _store import Store
-
-SIZE = int(os.environ.get("RPCNET_LARGE_BYTES", 1 << 30))
-VALUES = int(os.environ.get("RPCNET_LARGE_VALUES", 1_000_000))
+SIZE = int(os.environ.get("RPCNET_LARGE_BYTES", str(1 << 30)))
+VALUES = int(os.environ.get("RPCNET_LARGE_VALUES", "1_000_000"))
 HEAP = 64 << 20
 PIECE = 64 << 10
 SECRET = "a secret of the tests with enough entropy 4711"
