@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _pki import DAY, GOSSIP_KEY, Authority, Files, Issued, encrypted, root
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from _pki import DAY, GOSSIP_KEY, Authority, Files, Issued, encrypted, root
 from rpcnet._net.certificates import key_usage
 from rpcnet._net.identity import Security
 from rpcnet._net.sealing import Sealer

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import attrs
 import pytest
-from _pki import GOSSIP_KEY, Files, root
 from _quic_pair import CLIENT, SERVER, Pair, Recorder
 from aioquic import tls
 from aioquic.quic.connection import MAX_EARLY_DATA
 
+from _pki import GOSSIP_KEY, Files, root
 from rpcnet._net.quic import CloseKind, QuicEndpoint, QuicLink
 from rpcnet._net.quic_identity import EndpointIdentity
 from rpcnet._net.quic_tickets import Proof, Ticket, TicketStore
