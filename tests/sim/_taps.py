@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import attrs
 import trio
@@ -11,6 +12,7 @@ from _raw_peer import Connection, RawPeer, open_raw_peer
 import rpcnet
 from rpcnet._core.framing import FrameKind, StreamKind, encode_frame
 from rpcnet._core.values import compile_service
+from rpcnet._net.quic import QuicLink
 from rpcnet._net.server_session import ServerSession
 from rpcnet.service import definition_of
 from rpcnet.testing import SimulatedCluster, SimulatedNode, run
@@ -103,6 +105,12 @@ def item(value: object = 7, call_id: int = 1) -> bytes:
 def credit(amount: int, call_id: int = 1) -> bytes:
     """Return a CREDIT frame."""
     return encode_frame(FrameKind.CREDIT, call_id, 0, amount)
+
+
+def engine_of(link: QuicLink | None) -> Any:
+    """Return the QUIC engine, to make it do what it would not."""
+    assert link is not None
+    return link.engine
 
 
 @attrs.define(eq=False)
