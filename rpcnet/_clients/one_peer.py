@@ -96,5 +96,5 @@ class OnePeerCaller(Caller[OnePeer]):
         """Wait for a connection that will do; a built-in service may be called while its server drains."""
         if self._is_patient:
             await self._endpoint.connect(
-                *self._key, pause=Pause.WAIT, even_draining=target.is_builtin, is_early=is_early
+                *self._key, pause=Pause.AGAIN, even_draining=target.is_builtin, is_early=is_early
             )

@@ -5,8 +5,8 @@ The rules of this file:
 * There is one connection per address and name, shared by all who call that peer; dialling twice at once dials once.
 * A connection that ends is forgotten at once; the next call dials again. One whose server drains takes no new calls,
   and stays for those that run on it.
-* After a failed dial an address is left alone for a while, see ``_core/redialling.py``. Whoever wants it meanwhile is
-  told at once why it cannot be had or, if he is patient, waits for it, ``connect_timeout`` seconds in all.
+* After a failed dial an address is left alone for a while, see ``_core/redialling.py``. Whoever wants it meanwhile
+  waits, ``connect_timeout`` seconds in all.
 * Of the addresses of a name, each failed dial tries the next one.
 """
 
@@ -38,15 +38,12 @@ __all__ = ["DialledSession", "Dialler", "Pause"]
 
 
 class Pause(enum.Enum):
-    """What to do while an address that could not be reached is left alone."""
+    """What to do about an address that could not be reached and is left alone for a while."""
 
-    REFUSE = "refuse"
-    """Say why it could not be reached: the caller may know somebody else."""
-    WAIT = "wait"
-    """Wait until it is dialled again, and again, for ``connect_timeout`` seconds: there is nobody else.
-
-    Not if it refused: waiting does not help then.
-    """
+    ONCE = "once"
+    """Wait until it may be dialled, and say what became of that dial: the caller may know somebody else."""
+    AGAIN = "again"
+    """Wait until it may be dialled and, as long as nobody answers, again: there is nobody else."""
     IGNORE = "ignore"
     """Dial now: the caller makes pauses of his own."""
 
@@ -198,19 +195,32 @@ class Dialler:
                 try:
                     return await self._try(key, pause, even_draining=even_draining, is_early=is_early)
                 except Unavailable:
-                    if pause is not Pause.WAIT or self.is_closed:
+                    if pause is not Pause.AGAIN or self.is_closed:
                         raise
         self._give_up(key)
-        why = self.redialling.error(key) or "nobody answered"
+        raise self._out_of_time(key)
+
+    def _out_of_time(self, key: DialKey) -> RpcNetError:
+        """Return what a caller hears that has waited long enough: above all, what became of the last dial."""
+        address, name = key
+        error = self.redialling.error(key)
+        if isinstance(error, VersionMismatch):
+            return VersionMismatch(str(error))
+        if isinstance(error, Unauthenticated):
+            return Unauthenticated(error.message, never_ran=True)
         whom = f"{name} at {address}" if name else address
-        raise Unavailable(f"no connection with {whom} within {timeout:g} s: {why}", never_ran=True)
+        why = error or "nobody answered"
+        timeout = self._config.connect_timeout
+        return Unavailable(f"no connection with {whom} within {timeout:g} s: {why}", never_ran=True)
 
     async def _try(self, key: DialKey, pause: Pause, *, even_draining: bool, is_early: bool) -> ClientSession:
         """Return the connection, after one dial if there is none."""
         self._give_up(key)
         session = self._current.get(key)
         if session is None or (session.is_draining and not even_draining):
-            await self._keep_pause(key, pause)
+            left = self.redialling.pause(key, trio.current_time())
+            if left and pause is not Pause.IGNORE:
+                await trio.sleep(left)
             session = await self._dial(key, even_draining=even_draining)
         if is_early and session.is_early:
             return session
@@ -223,21 +233,6 @@ class Dialler:
             self.redialling.failed(key, draining, trio.current_time())
             raise draining
         return session
-
-    async def _keep_pause(self, key: DialKey, pause: Pause) -> None:
-        """Wait until an address may be dialled, or raise because that is not yet."""
-        left = self.redialling.pause(key, trio.current_time())
-        if not left or pause is Pause.IGNORE:
-            return
-        error = self.redialling.error(key)
-        if isinstance(error, VersionMismatch):
-            raise VersionMismatch(str(error))
-        if isinstance(error, Unauthenticated):
-            raise Unauthenticated(error.message, never_ran=True)
-        if pause is Pause.REFUSE:
-            message = f"{key[0]} could not be reached: {error}; it is dialled again in {left:.1f} s"
-            raise Unavailable(message, never_ran=True)
-        await trio.sleep(left)
 
     async def _dial(self, key: DialKey, *, even_draining: bool) -> DialledSession:
         resolved = await self._resolve(key)

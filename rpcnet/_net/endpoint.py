@@ -196,7 +196,7 @@ class Endpoint:
         address: str,
         name: str | None = None,
         *,
-        pause: Pause = Pause.REFUSE,
+        pause: Pause = Pause.ONCE,
         even_draining: bool = True,
         is_early: bool = False,
     ) -> ClientSession:
@@ -210,8 +210,8 @@ class Endpoint:
             is_early: whether one will do that is not open yet, where calls that may run twice can be sent early.
 
         Raises:
-            Unavailable: the port is closed, the name does not resolve, nobody answered within ``connect_timeout``, or
-                the address could not be reached a moment ago; nothing ran.
+            Unavailable: the port is closed, the name does not resolve, or nobody answered within ``connect_timeout``;
+                nothing ran.
             Unauthenticated: one side did not prove who it is.
             VersionMismatch: there is no common protocol version.
         """

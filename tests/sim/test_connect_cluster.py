@@ -502,22 +502,47 @@ def test_a_node_that_cannot_be_reached_is_avoided_and_called_again_when_it_can()
     run(scenario)
 
 
-def test_a_pinned_call_on_a_node_that_could_not_be_reached_fails_at_once_and_says_why() -> None:
+def test_calls_on_the_one_node_that_will_do_wait_until_it_is_dialled_again() -> None:
     async def scenario(cluster: SimulatedCluster) -> None:
         world = World(cluster)
         nodes = await world.start(2)
-        config = rpcnet.RpcConfig(reconnect_min=5.0)
+        config = rpcnet.RpcConfig(reconnect_min=4.0, connect_timeout=4.5)
         async with follow(cluster, nodes[0], config=config, retry=rpcnet.RetryPolicy(max_attempts=1)) as client:
             ours = parse_address(client._host.endpoint.address)[0]
             cluster._network.partition([ours], [nodes[1].host])
             stub = client.stub(Work, node="n1")
             with pytest.raises(rpcnet.Unavailable):
                 await stub.who()
-            begun = trio.current_time()
-            with pytest.raises(rpcnet.Unavailable, match=r"could not be reached: .*; it is dialled again in") as failed:
-                await stub.who()
-            assert failed.value.never_ran
-            assert trio.current_time() == begun
+            cluster._network.repair()
+            begun, before = trio.current_time(), nodes[1].node.statistics().quic.established
+            async with trio.open_nursery() as nursery:
+                for number in range(100):
+                    nursery.start_soon(stub.once, f"call {number}", 0.0)
+            assert 2.0 <= trio.current_time() - begun <= 4.1
+            assert client.statistics().failures == 1
+            assert nodes[1].node.statistics().quic.established == before + 1
+
+    run(scenario)
+
+
+def test_a_node_that_refuses_is_not_dialled_for_every_call() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        nodes = await world.start(2)
+        async with follow(cluster, nodes[0], retry=rpcnet.RetryPolicy(max_attempts=1)) as client:
+            await cluster.crash(nodes[1])
+            async with rpcnet.Node("squatter", bind=nodes[1].address, security=cluster.security):
+                before = client._host.endpoint.quic_statistics().unauthenticated
+
+                async def call() -> None:
+                    with pytest.raises(rpcnet.Unauthenticated, match="is node 'squatter', not 'n1'"):
+                        await client.stub(Work, node="n1").who()
+
+                async with trio.open_nursery() as nursery:
+                    for _ in range(200):
+                        nursery.start_soon(call)
+                        await trio.sleep(0.01)
+                assert client._host.endpoint.quic_statistics().unauthenticated - before <= 6
 
     run(scenario)
 
