@@ -27,6 +27,7 @@ __all__ = [
     "FrameReader",
     "StreamKind",
     "encode_frame",
+    "encode_head",
     "timeout_to_wire",
 ]
 
@@ -102,6 +103,11 @@ class Frame(NamedTuple):
 def encode_frame(kind: int, call_id: int, a: int = 0, b: int = 0, body: bytes = b"") -> bytes:
     """Encode one frame."""
     return _pack(len(body), kind, call_id, a, b) + body
+
+
+def encode_head(kind: int, call_id: int, a: int, b: int, size: int) -> bytes:
+    """Encode the header of a frame whose body, of ``size`` bytes, is sent behind it and not copied."""
+    return _pack(size, kind, call_id, a, b)
 
 
 def timeout_to_wire(seconds: float) -> int:

@@ -19,12 +19,15 @@ from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, w
 
 from rpcnet._core.bodies import encode_error
 from rpcnet._core.flow import ReceiveWindow, SendCredit
-from rpcnet._core.framing import FrameKind, encode_frame
+from rpcnet._core.framing import FrameKind, encode_frame, encode_head
 from rpcnet.errors import ResourceExhausted, RpcNetError, StatusError
 
 from .quic import QuicLink
 
-__all__ = ["CallStream", "StreamHost"]
+__all__ = ["LARGE_BYTES", "CallStream", "StreamHost"]
+
+LARGE_BYTES = 4096
+"""What is larger is not copied to be sent together with what is around it."""
 
 _LARGE = 16 << 10
 
@@ -132,8 +135,11 @@ class CallStream:
         if self._credit.is_spent or not self.may_send or host.link.buffered_at_most > self._watermark:
             return False
         self._credit.spend(len(body))
-        host.write(self.stream_id, encode_frame(FrameKind.ITEM, self.call_id, 0, 0, body))
-        if len(body) >= _LARGE:
+        if len(body) < _LARGE:
+            host.write(self.stream_id, encode_frame(FrameKind.ITEM, self.call_id, 0, 0, body))
+        else:
+            host.write(self.stream_id, encode_head(FrameKind.ITEM, self.call_id, 0, 0, len(body)))
+            host.write(self.stream_id, body)
             host.write_out()  # what waits for a flush is not among the bytes that the watermark is for
         return True
 

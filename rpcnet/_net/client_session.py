@@ -19,7 +19,7 @@ from trio.lowlevel import Abort, RaiseCancelT, current_task, reschedule, wait_ta
 
 from rpcnet._core.bodies import Hello, MethodEntry
 from rpcnet._core.calls import OutgoingCalls, refuse_unexpected, status_error_of
-from rpcnet._core.framing import Frame, FrameKind, StreamKind, encode_frame
+from rpcnet._core.framing import Frame, FrameKind, StreamKind, encode_frame, encode_head
 from rpcnet.config import RpcConfig
 from rpcnet.errors import (
     ProtocolError,
@@ -306,13 +306,13 @@ class ClientSession(Session):
         self._check_open()
         waiter = Waiter(self, current_task())
         waiter.call_id = self._calls.begin(waiter)
-        data = bytes([stream_kind]) + encode_frame(kind, waiter.call_id, number, timeout_ms, body)
+        head = bytes([stream_kind]) + encode_head(kind, waiter.call_id, number, timeout_ms, len(body))
 
         def send(stream_id: int) -> None:
             if waiter.is_waiting:
                 waiter.stream_id = stream_id
                 self.expect(stream_id, stream_kind).call_id = waiter.call_id
-                self.write_last(stream_id, data)
+                self.write_last(stream_id, head, body)
             else:  # it gave up before the peer allowed another stream
                 self._cancel_stream(stream_id)
 

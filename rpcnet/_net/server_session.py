@@ -24,7 +24,7 @@ import trio
 
 from rpcnet._core.bodies import Hello, encode_error, split_metadata
 from rpcnet._core.calls import IncomingCalls, refuse_unexpected, status_error_of
-from rpcnet._core.framing import Frame, FrameKind, StreamKind, encode_frame
+from rpcnet._core.framing import Frame, FrameKind, StreamKind, encode_frame, encode_head
 from rpcnet.config import RpcConfig
 from rpcnet.errors import ProtocolError, ResourceExhausted, StatusError, Unavailable
 
@@ -180,14 +180,13 @@ class ServerSession(Session):
             error = ResourceExhausted(f"result of {size} bytes is above the limit of {self.message_limit}")
             self.refuse(call, error)
             return
-        self._send(call, encode_frame(FrameKind.RESULT, call.call_id, 0, 0, body), size)
+        self._send(call, encode_head(FrameKind.RESULT, call.call_id, 0, 0, size), body)
 
     def refuse(self, call: IncomingCall, error: StatusError) -> None:
         """Send the error that a call ended with."""
         body = encode_error(error, self.message_limit)
-        self._send(
-            call, encode_frame(FrameKind.ERROR, call.call_id, error.status, int(error.never_ran), body), len(body)
-        )
+        head = encode_head(FrameKind.ERROR, call.call_id, error.status, int(error.never_ran), len(body))
+        self._send(call, head, body)
 
     def forget(self, call: IncomingCall) -> None:
         """End a call without an answer."""
@@ -219,27 +218,27 @@ class ServerSession(Session):
         if call.channel is not None:
             call.channel.finish()
 
-    def _send(self, call: IncomingCall, frame: bytes, size: int) -> None:
+    def _send(self, call: IncomingCall, head: bytes, body: bytes) -> None:
         if call.is_cancelled or self._closed is not None:
             self.forget(call)
             return
         if call.own_stream:
             self._end(call)
-            self.write_last(call.stream_id, frame)
+            self.write_last(call.stream_id, head, body)
             if call.channel is not None and not call.channel.has_ended:
                 self.link.stop(call.stream_id, STREAM_DONE)
-        elif size <= self._config.lane_limit_bytes:
+        elif len(body) <= self._config.lane_limit_bytes:
             self._end(call)
-            self.write(call.stream_id, frame)
+            self.write(call.stream_id, head + body)
         else:
-            self.with_stream(lambda stream_id: self._send_large(stream_id, call, frame), unidirectional=True)
+            self.with_stream(lambda stream_id: self._send_large(stream_id, call, head, body), unidirectional=True)
 
-    def _send_large(self, stream_id: int, call: IncomingCall, frame: bytes) -> None:
+    def _send_large(self, stream_id: int, call: IncomingCall, head: bytes, body: bytes) -> None:
         self._end(call)
         if call.is_cancelled:  # while the answer waited for its stream
             self.link.reset(stream_id, STREAM_CANCELLED)
         else:
-            self.write_last(stream_id, bytes([StreamKind.RESULT]) + frame)
+            self.write_last(stream_id, bytes([StreamKind.RESULT]) + head, body)
 
     # --- input
 

@@ -25,7 +25,7 @@ from rpcnet._core.framing import MAX_CONTROL_BYTES, Frame, FrameKind, FrameReade
 from rpcnet.config import RpcConfig
 from rpcnet.errors import ProtocolError, VersionMismatch
 
-from .call_stream import CallStream
+from .call_stream import LARGE_BYTES, CallStream
 from .pump import PortPump
 from .quic import LinkClosed, QuicLink, StreamsExhausted
 
@@ -177,12 +177,21 @@ class Session(ABC):
             return
         send = self._link.send
         for stream_id, parts in output.items():
-            send(stream_id, parts[0] if len(parts) == 1 else b"".join(parts))
+            if len(parts) == 1:
+                send(stream_id, parts[0])
+            elif len(parts[-1]) > LARGE_BYTES:  # copying costs more than another call
+                for part in parts:
+                    send(stream_id, part)
+            else:
+                send(stream_id, b"".join(parts))
 
-    def write_last(self, stream_id: int, data: bytes) -> None:
-        """Send bytes and close the sending half of a stream."""
+    def write_last(self, stream_id: int, *parts: bytes) -> None:
+        """Send bytes, in parts that are not copied together, and close the sending half of a stream."""
         self.write_out()
-        self.link.send(stream_id, data, end=True)
+        *first, last = parts
+        for part in first:
+            self.link.send(stream_id, part)
+        self.link.send(stream_id, last, end=True)
 
     def with_stream(self, use: Callable[[int], None], *, unidirectional: bool = False) -> None:
         """Open a stream and use it: now or, if the peer allows no more, when it does, in the order of asking."""
