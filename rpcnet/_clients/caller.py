@@ -424,9 +424,14 @@ class Caller(ABC, Generic[P]):
         answer.call_id = error.call_id
         if not error.never_ran:
             is_passed_on = any(hop.call_id == error.call_id for hop in error.hops)
-            hop = Hop(peer.name or peer.address, target.full_name, None if is_passed_on else error.call_id)
+            hop = Hop(self._name_of(peer), target.full_name, None if is_passed_on else error.call_id)
             answer.hops = (hop, *error.hops)
         if error.remote_traceback is not None:
             answer.remote_traceback = error.remote_traceback
-            answer.add_note(f"Traceback on {peer.name or peer.address}:\n{error.remote_traceback}")
+            answer.add_note(f"Traceback on {self._name_of(peer)}:\n{error.remote_traceback}")
         return answer
+
+    def _name_of(self, peer: P) -> str:
+        """Return who a peer is: as it is called, as it has proved to be, or where it was."""
+        session = None if peer.name else self._endpoint.session(peer.address, peer.name)
+        return peer.name or (session.peer_name if session is not None else None) or peer.address

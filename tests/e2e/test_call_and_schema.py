@@ -256,7 +256,7 @@ def test_an_error_as_json_has_the_call_id_and_the_way_it_came(printer: Server, r
     call_id = told["call_id"]
     assert call_id
     assert (failed.code, told["status"], told["code"]) == (77, "INTERNAL", 13)
-    assert told["hops"] == [{"node": printer.address, "method": "Printing.submit", "call_id": call_id}]
+    assert told["hops"] == [{"node": "printer", "method": "Printing.submit", "call_id": call_id}]
 
 
 def test_the_built_in_services_are_called_as_any_other(printer: Server, run: Run) -> None:
