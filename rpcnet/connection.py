@@ -166,8 +166,10 @@ def connect(
 
     A call made while there is no connection waits for one, for ``config.connect_timeout`` seconds or until its own
     deadline, and so does one that meets a server that drains. Then it ends with ``Unavailable``, of which
-    ``never_ran`` is True. A call that was under way when the connection was lost ends with ``Unavailable`` as well, and
-    may have run; it is repeated on the next connection if its method is ``idempotent=True``, as far as ``retry`` goes.
+    ``never_ran`` is True; if the other side refuses, with ``Unauthenticated`` or ``VersionMismatch``, without waiting
+    for it to change its mind. A call that was under way when the connection was lost ends with ``Unavailable`` as well,
+    and may have run; it is repeated on the next connection if its method is ``idempotent=True``, as far as ``retry``
+    goes.
 
     Args:
         address: ``"host:port"``; IPv6 in brackets, ``"[::1]:7000"``.

@@ -125,42 +125,38 @@ class ClusterLink(ClientParts):
 
     @enable_ki_protection
     async def _follow_for_ever(self) -> None:
-        last = ""
         while True:
-            followed = await self._round(self._routes(last))
+            has_followed = await self._round(self._routes())
             if not self._has_begun:
                 self._settled.set()
                 return
             now = trio.current_time()
-            if followed is not None:
-                last = followed.address
-            if followed is not None and now - self._begun_at >= _LONG:
+            if has_followed and now - self._begun_at >= _LONG:
                 self._rounds.succeeded(_ROUNDS)
             else:
                 self._rounds.failed(_ROUNDS, _NOBODY, now)
                 await trio.sleep(self._rounds.pause(_ROUNDS, now))
 
-    def _routes(self, last: str) -> list[Route]:
-        """Return whom to follow next, the best first; whoever was followed last comes last."""
+    def _routes(self) -> list[Route]:
+        """Return whom to follow next, the best first."""
         nodes = list(self._followed.snapshot().alive())
         self.rng.shuffle(nodes)
         known = {node.address: Route(self.endpoint, node.address, node.name) for node in nodes}
-        routes = [*known.values(), *[seed for seed in self.seeds if seed.address not in known]]
-        return sorted(routes, key=lambda route: route.address == last)
+        return [*known.values(), *[seed for seed in self.seeds if seed.address not in known]]
 
-    async def _round(self, routes: Sequence[Route]) -> Route | None:
-        """Follow the first of some nodes that can be followed, until that ends, and return it; None if none can be."""
+    async def _round(self, routes: Sequence[Route]) -> bool:
+        """Follow the first of some nodes that can be followed, until that ends; return whether there was one."""
         left = list(routes)
         while left:
             winner, failures = await first_to_answer(left)
             for route, error in failures.items():
                 self._note(route, str(error))
             if winner is None:
-                return None
+                return False
             if await self._follow(winner):
-                return winner
+                return True
             left = [route for route in left if route is not winner and route not in failures]
-        return None
+        return False
 
     async def _follow(self, route: Route) -> bool:
         """Follow a node until that ends; return whether it ever told all that it knows."""

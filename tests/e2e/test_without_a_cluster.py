@@ -55,6 +55,10 @@ class Named(RealEnvironment):
         return await super().resolve(host)
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 # --- both families
 
 
@@ -113,11 +117,14 @@ async def test_of_a_name_with_addresses_of_both_families_the_one_that_answers_is
     set_environment(Named(*ips))
     with trio.fail_after(PATIENCE):
         async with server(bind=bind) as served:
+            async with rpcnet.connect(served.address, security=security()):
+                as_many = open_files()
             address = f"both.example:{served.address.rpartition(':')[2]}"
             async with rpcnet.connect(address, security=security()) as connection:
                 assert await connection.stub(Peer).who() == "server"
                 (endpoint,) = connection._parts.endpoints
                 assert endpoint.address.startswith(bind.removesuffix("0"))
+                assert open_files() == as_many
 
 
 async def test_of_both_families_that_answer_the_first_one_is_used() -> None:

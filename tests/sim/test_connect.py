@@ -13,6 +13,7 @@ import rpcnet
 from rpcnet._net.addresses import parse_address
 from rpcnet._net.environment import current_environment
 from rpcnet._net.identity import Security
+from rpcnet._net.ports import DatagramPort
 from rpcnet.testing import SimulatedCluster, run
 
 Scenario = Callable[[SimulatedCluster, trio.Nursery], Awaitable[None]]
@@ -367,19 +368,22 @@ def test_a_silent_server_is_given_up_after_the_silence_timeout() -> None:
 
 def test_a_client_with_the_name_of_a_node_neither_keeps_it_alive_nor_dies_with_it() -> None:
     async def scenario(cluster: SimulatedCluster, nursery: trio.Nursery) -> None:
-        nodes = await cluster.start(3, services=lambda name: [Work(name)])
+        nodes = await cluster.start(2, services=lambda name: [Work(name)])
         await cluster.converged()
         async with rpcnet.connect(nodes[0].address, name="n1", security=cluster.security) as connection:
             async with trio.open_nursery() as calls:
                 calls.start_soon(connection.stub(Work).once, "long", 100.0)
                 await trio.sleep(1)
                 await cluster.crash(nodes[1])
+                crashed_at = trio.current_time() + 0.1
                 for _ in range(300):
                     assert await connection.stub(Work).who() == "n0"
                     await trio.sleep(0.1)
                 info = nodes[0].node.registry.get("n1")
                 assert info is not None
                 assert info.state is rpcnet.NodeState.FAILED
+                endpoint = nodes[0].node._running.endpoint
+                assert [session.peer_name for session in endpoint.heard_since(crashed_at)] == []
             assert connection.statistics().failures == 0
 
     play(scenario)
@@ -474,6 +478,27 @@ def test_the_port_is_given_back_however_entering_ends() -> None:
             async with rpcnet.connect("both.example:7000", security=cluster.security):
                 raise AssertionError("nobody is there")
         assert trio.current_time() == pytest.approx(1.0, abs=0.1)
+        assert len(cluster._network._ports) == before
+
+    play(scenario)
+
+
+def test_no_port_is_left_open_when_another_one_cannot_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(cluster: SimulatedCluster, nursery: trio.Nursery) -> None:
+        before = len(cluster._network._ports)
+        open_names()["both.example"] = ["fd00::9", "10.9.9.9"]
+        environment = current_environment()
+        bind = environment.bind
+
+        async def bind_ipv6_only(address: str) -> DatagramPort:
+            if address.startswith("0.0.0.0"):
+                raise MemoryError
+            return await bind(address)
+
+        monkeypatch.setattr(environment, "bind", bind_ipv6_only)
+        with pytest.raises(MemoryError):
+            async with rpcnet.connect("both.example:7000", security=cluster.security):
+                pass
         assert len(cluster._network._ports) == before
 
     play(scenario)

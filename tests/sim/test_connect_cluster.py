@@ -138,6 +138,23 @@ def test_a_seed_that_drains_is_not_followed() -> None:
     run(scenario)
 
 
+def test_a_seed_that_accepts_a_follower_and_tells_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        nodes = await world.start(2)
+        monkeypatch.setattr("rpcnet._builtin.cluster.in_pieces", lambda known: [])
+        with pytest.raises(rpcnet.JoinError, match="told nothing within 5 s"):
+            async with follow(cluster, nodes[0]):
+                pass
+        monkeypatch.undo()
+        await trio.sleep(0.1)
+        assert followers(nodes[0]) == 0
+        async with follow(cluster, nodes[0]) as client:
+            assert names(client) == ["n0", "n1"]
+
+    run(scenario)
+
+
 MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "one string": (lambda: rpcnet.connect_cluster("10.0.0.1:7946"), "not one string"),
     "no seeds": (lambda: rpcnet.connect_cluster([]), "must name at least one node"),
@@ -289,6 +306,24 @@ def test_a_follower_that_reads_nothing_is_told_everything_anew_when_it_reads() -
             cluster._network.repair()
             await until(lambda: client.registry.nodes() == nodes[0].node.registry.nodes())
             assert client.registry.get("n1").tags == {"number": "49"}  # type: ignore[union-attr]
+
+    run(scenario)
+
+
+def test_after_lost_events_followers_are_told_everything_anew() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        nodes = await world.start(2)
+        async with follow(cluster, nodes[0]) as client:
+            hub = nodes[0].node._hub
+            mailboxes, hub._mailboxes = hub._mailboxes, {}
+            await nodes[1].node.update_tags({"lost": "1"})
+            await trio.sleep(5)
+            hub._mailboxes = mailboxes
+            assert client.registry.get("n1").tags == {}  # type: ignore[union-attr]
+            hub.publish(rpcnet.EventsDropped(at=trio.current_time(), count=1))
+            await until(lambda: client.registry.nodes() == nodes[0].node.registry.nodes())
+            assert client.registry.get("n1").tags == {"lost": "1"}  # type: ignore[union-attr]
 
     run(scenario)
 
