@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test large check format bench bench-stable clean
+.PHONY: demo test large check format bench bench-stable fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m rpcnet demo $(ARGS)
@@ -20,7 +20,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy rpcnet
-	$(BIN)/mypy tests examples benchmarks
+	$(BIN)/mypy tests examples benchmarks fuzz
 	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_exports.py
 
 format: $(VENV)/.installed
@@ -33,6 +33,9 @@ bench: $(VENV)/.installed-bench
 bench-stable: $(VENV)/.installed
 	$(BIN)/python benchmarks/stable.py $(ARGS)
 
+fuzz: $(VENV)/.installed-fuzz
+	$(BIN)/python fuzz/run.py $(ARGS)
+
 $(VENV)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "rpcnet needs Python 3.11 or newer on the PATH"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -43,5 +46,9 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	@touch $@
 
+$(VENV)/.installed-fuzz: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev,fuzz]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
