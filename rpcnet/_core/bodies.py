@@ -56,12 +56,12 @@ def encode_error(error: StatusError, max_bytes: int = 1 << 20) -> bytes:
     What does not fit into ``max_bytes`` is left out: first the traceback, then fields and hops; the message is cut.
     """
     most = max(0, min(_MAX_MESSAGE_CHARS, (max_bytes - _ERROR_OVERHEAD) // _MAX_CHAR_BYTES))
-    short = [_text(error.message)[:most], error.call_id]
+    short = [_text(error.message)[:most], _id(error.call_id)]
     more: dict[str, object] = {}
     if error.wire_fields is not None:
         more["app"] = list(error.wire_fields)
     if error.hops:
-        more["hops"] = [[_text(hop.node), _text(hop.method), hop.call_id] for hop in error.hops[:_MAX_HOPS]]
+        more["hops"] = [[_text(hop.node), _text(hop.method), _id(hop.call_id)] for hop in error.hops[:_MAX_HOPS]]
     if error.remote_traceback is not None:
         body = cbor2.dumps([*short, {**more, "tb": _text(error.remote_traceback[-_MAX_TRACEBACK_CHARS:])}])
         if len(body) <= max_bytes:
@@ -103,6 +103,10 @@ def decode_error(status: int, body: bytes, *, never_ran: bool) -> StatusError:
 def _text(value: object) -> str:
     """Return text that can be encoded, whatever a handler took for a message."""
     return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _id(value: object) -> str | None:
+    return None if value is None else _text(value)[:_MAX_NAME_CHARS]
 
 
 def _short(text: str | None) -> str | None:

@@ -120,15 +120,16 @@ def test_a_control_body_with_a_tag_is_refused(tag: int) -> None:
 
 @pytest.mark.parametrize("message", ["\udc80 is no text", "caf\udce9", "\ud800"])
 def test_an_error_whose_text_cannot_be_encoded_is_sent_all_the_same(message: str) -> None:
-    error = NotFound(message, hops=(Hop(message, message),), remote_traceback=message)
+    error = NotFound(message, call_id=message, hops=(Hop(message, message, message),), remote_traceback=message)
     received = decode_error(5, encode_error(error), never_ran=False)
     assert received.message == message.encode(errors="backslashreplace").decode()
-    assert received.hops[0].node == received.remote_traceback == received.message
+    assert received.hops[0].node == received.remote_traceback == received.call_id == received.message
 
 
 def test_an_error_whose_message_is_no_text_is_sent_all_the_same() -> None:
-    error = NotFound(404)  # type: ignore[arg-type]
-    assert decode_error(5, encode_error(error), never_ran=False).message == "404"
+    error = NotFound(404, call_id=7)  # type: ignore[arg-type]
+    received = decode_error(5, encode_error(error), never_ran=False)
+    assert (received.message, received.call_id) == ("404", "7")
 
 
 def test_the_texts_of_an_error_are_cut_by_the_receiver_as_well() -> None:

@@ -82,7 +82,7 @@ class Pair:
         """Wait until the node has no call in hand, and look at both ends of the connection."""
         with trio.fail_after(1):
             await self.node.node._running.endpoint.calls.wait_idle()
-        await trio.sleep(0.02)
+        await trio.sleep(0.05)
         assert sorted(self.taps.begun) == sorted(self.taps.ended)
         for each in (self.caller, self.node):
             for session in each.node._running.endpoint.sessions():
@@ -106,6 +106,9 @@ def play(scenario: Callable[[Pair], Awaitable[None]], *, seed: int) -> None:
         sessions = list(caller.node._running.endpoint.sessions())
         await scenario(pair)
         assert not [session for session in sessions if session.is_closed], "the connection was lost"
+        await trio.sleep(2)
+        for each in (node, caller):
+            assert not [session for session in each.node._running.endpoint.sessions() if session.link.buffered_bytes]
         assert set(node.node.statistics().restarts.values()) == {0}
 
     run(main, seed=seed)

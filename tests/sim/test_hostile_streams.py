@@ -15,16 +15,16 @@ a message above the limit                             ``test_a_value_above_the_l
 CBOR bombs                                            ``core/test_values_limits.py``, ``core/test_fuzz_decoders.py``
 streams that say nothing                              ``test_streams_that_say_nothing_are_reset_after_a_while``
 many streams                                          ``test_ten_thousand_streams_*``
-a peer that reads nothing                             ``test_a_client_that_reads_nothing_*``,
-                                                      ``test_a_client_that_acknowledges_nothing_is_let_go``
-a client that grants no credit, or all there is       ``test_a_client_that_grants_*``
+a peer that reads, acknowledges or grants nothing     ``test_hostile_pressure.py``, ``e2e/test_bad_input.py``
+a peer that sends, grants or announces too much       ``test_hostile_pressure.py``
 a frame out of place                                  ``test_what_has_no_place_on_a_stream_*``, ``test_bad_peers.py``
 resets and stops                                      ``test_a_call_is_cancelled_when_its_stream_is_*``
 metadata                                              ``test_metadata_that_*``
-requests beyond what HELLO allows                     ``test_large_requests_*``
 wild numbers in HELLO                                 ``test_a_hello_of_wild_numbers_*``
 servers that do any of this                           ``test_bad_servers.py``
 any of this in any order                              ``core/test_fuzz_sessions.py``
+a handler that raises, hangs, blocks or errs           ``test_errors.py``, ``tasks/test_dispatch_endings.py``
+a wrong setting, address, selector or key             ``e2e/test_node_settings.py``, ``net/test_certificate_files.py``
 ===================================================== =====================================================
 """
 
