@@ -18,7 +18,7 @@ import trio
 
 from rpcnet._core.members import MemberRecord
 from rpcnet._core.messages import MessageError, decode_state, encode_state
-from rpcnet._net.endpoint import Endpoint
+from rpcnet._net.endpoint import Endpoint, Pause
 from rpcnet._net.membership_port import ReceivedState
 from rpcnet.config import NodeConfig
 from rpcnet.errors import JoinError, NameConflict, RpcNetError, Unauthenticated, VersionMismatch
@@ -139,7 +139,7 @@ class Joiner:
     async def _answers(self, record: MemberRecord) -> bool:
         with trio.move_on_after(_NAMESAKE_TIMEOUT):
             try:
-                session = await self._endpoint.connect(record.address, record.name)
+                session = await self._endpoint.connect(record.address, record.name, pause=Pause.IGNORE)
             except RpcNetError:
                 return False
             hello = session.peer_hello
