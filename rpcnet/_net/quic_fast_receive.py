@@ -46,6 +46,8 @@ _FIRST_STREAM, _LAST_STREAM = 0x08, 0x0F
 _FIN, _LENGTH, _OFFSET = 0x01, 0x02, 0x04
 _ACK_DELAY = 0.008
 """Seconds that an acknowledgement waits for data to ride with; the peer allows for 25 ms (RFC 9000, 18.2)."""
+_OUT_OF_ORDER_BYTES = 32 << 20
+"""What a peer may send ahead of bytes that are missing, or four windows: more than it ever has on its way."""
 _MAX_UNANSWERED = 8
 """Packets after which it waits no longer."""
 _LEAST_SEALED = 4 + 16  # the longest packet number and the sample behind it
@@ -93,7 +95,7 @@ class ReceivingConnection(QuicConnection):
 
     def _renew_streams(self) -> None:
         """Begin without any streams."""
-        self._streams = self._table = StreamTable()
+        self._streams = self._table = StreamTable(max(_OUT_OF_ORDER_BYTES, 4 * self._configuration.max_data))
         self._streams_queue.clear()
 
     def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:

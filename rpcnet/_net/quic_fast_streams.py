@@ -9,6 +9,8 @@ The rules of this file:
 * Streams belong to their table, never the table's queues to a stream that has left it: what is discarded is freed at
   once, without the garbage collector.
 * The engine's own code works on these streams as on its own: every verb of its senders and receivers is kept.
+* The engine sets memory aside for what is missing before bytes that came early, and grants more by how far a peer has
+  come and not by what has arrived. So bytes that are out of order are bounded here, those that are missing included.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from aioquic.quic.connection import QuicConnectionError
 from aioquic.quic.events import StreamDataReceived, StreamReset
-from aioquic.quic.packet import QuicErrorCode, QuicStreamFrame
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicStreamFrame
 from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver, QuicStreamSender
 
@@ -36,8 +39,12 @@ class StreamTable(dict[int, QuicStream]):
     The engine makes its streams itself; on their way into the table they become :class:`Stream`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_out_of_order: int) -> None:
         super().__init__()
+        self.max_out_of_order = max_out_of_order
+        """Bytes, those that are missing included, that may wait in all streams for earlier ones to arrive."""
+        self.out_of_order = 0
+        """How many wait."""
         self.unacknowledged = 0
         """Bytes that were written to streams and not acknowledged, whether sent or not."""
         self.fresh: deque[Stream] = deque()
@@ -290,8 +297,13 @@ class StreamReceiver(QuicStreamReceiver):
 
     def handle_frame(self, frame: QuicStreamFrame) -> StreamDataReceived | None:
         """Take the bytes of a frame; return what is now in order."""
-        was_finished = self.is_finished
+        was_finished, waiting = self.is_finished, len(self._buffer)
+        ahead = frame.offset + len(frame.data) - self._buffer_start - waiting
+        if frame.offset > self._buffer_start and self.table.out_of_order + ahead > self.table.max_out_of_order:
+            why = "too many bytes out of order"
+            raise QuicConnectionError(QuicErrorCode.FLOW_CONTROL_ERROR, QuicFrameType.STREAM_BASE, why)
         event = super().handle_frame(frame)
+        self.table.out_of_order += len(self._buffer) - waiting
         stream = self.table.get(self._stream_id or 0)
         if self.is_finished and not was_finished:
             self.table.may_have_ended(self._stream_id or 0)
@@ -304,6 +316,8 @@ class StreamReceiver(QuicStreamReceiver):
         was_finished = self.is_finished
         event = super().handle_reset(final_size=final_size, error_code=error_code)
         if self.is_finished and not was_finished:
+            self.table.out_of_order -= len(self._buffer)
+            self._buffer.clear()
             self.table.may_have_ended(self._stream_id or 0)
         return event
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from _raw_peer import Connection
 from _taps import CALL, LANE, Scene, Taps, call, credit, engine_of, item, play
 
 import rpcnet
@@ -178,3 +179,36 @@ def test_values_of_streams_take_no_room_from_large_requests() -> None:
         assert scene.session._request_bytes == 0
 
     play(scenario, rpc=SMALL)
+
+
+def send_ahead(connection: Connection, stream_id: int, offset: int) -> None:
+    """Send one byte of a stream at an offset, as if all before it had been sent and taken."""
+    sender = engine_of(connection.link)._streams[stream_id].sender
+    sender._buffer_start = sender._buffer_stop = sender._unsent = sender.highest_offset = offset
+    connection.send(stream_id, b"x")
+
+
+def test_a_client_that_sends_far_ahead_of_what_is_missing_costs_a_bounded_number_of_bytes() -> None:
+    """The engine sets memory aside for what is missing: a packet of forty bytes could cost all there is."""
+
+    async def scenario(scene: Scene) -> None:
+        window = 8 * MIB
+        for name in ("one stream", "many streams"):
+            connection = await scene.connect()
+            await trio.sleep(0.1)
+            table = engine_of(scene.session.link)._streams
+            stream, offset, most = connection.open(CALL), window // 2, 0
+            for _ in range(50):
+                send_ahead(connection, stream, offset - 2)
+                await trio.sleep(0.05)
+                most = max(most, sum(len(each.receiver._buffer) for each in table.values()))
+                if connection.closed is not None:
+                    break
+                if name == "one stream":
+                    offset += offset // 2
+                else:
+                    stream = connection.open(CALL)
+            assert await scene.told(connection) == "too many bytes out of order", name
+            assert 2 * window <= most <= 4 * window, name
+
+    play(scenario)
