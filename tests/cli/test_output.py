@@ -117,7 +117,8 @@ async def test_a_reader_that_stalls_holds_up_neither_words_nor_the_end(
         while os.write(pipe.writer.fileno(), b"x" * 65536):
             pass
     os.set_blocking(pipe.writer.fileno(), True)
-    output = Output(as_json=False, descriptor=pipe.writer.fileno())
+    left_open = os.dup(pipe.writer.fileno())  # the thread that is left behind may use the number after this test
+    output = Output(as_json=False, descriptor=left_open)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(output.run)
         for _ in range(1000):
