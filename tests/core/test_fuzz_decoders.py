@@ -34,7 +34,7 @@ def test_a_real_encoding_is_read(decoder: Decoder) -> None:
 
 @each
 @given(st.data())
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_a_real_encoding_that_was_changed_is_read_or_refused(decoder: Decoder, data: st.DataObject) -> None:
     decoder.survive(mutate(data.draw(st.sampled_from(decoder.seeds)), data.draw(changes)))
 
