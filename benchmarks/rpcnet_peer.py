@@ -135,7 +135,8 @@ class RpcnetPeer:
 
     def _node(self, name: str, *, resumption: bool = True, services: Sequence[object] = ()) -> rpcnet.Node:
         address = self._settings.address
-        config = rpcnet.NodeConfig(rpc=attrs.evolve(self._limits, resumption=resumption))
+        # A connection that is closed within its first round trip has no new ticket yet, so nothing is sent early here.
+        config = rpcnet.NodeConfig(rpc=attrs.evolve(self._limits, resumption=resumption, early_data=False))
         seeds = [address] if address else []
         return rpcnet.Node(name, seeds=seeds, services=services, security=self._security, config=config)
 
