@@ -13,16 +13,29 @@ from .events import ClusterEvent
 
 __all__ = [
     "Accused",
+    "Coordinates",
     "Draining",
+    "LeaseExpired",
     "Leaving",
+    "NewsAged",
+    "OwnVitals",
     "PeerHeard",
+    "PeerUnreachable",
     "ProbeAnswered",
     "ProbeDue",
+    "ProbeNacked",
+    "ProbeRefused",
+    "SeedsResolved",
     "Signal",
+    "Stalled",
     "Suspicion",
     "TagsChanged",
     "Verdict",
+    "VitalsHeard",
 ]
+
+Coordinates = tuple[float, float, float, float]
+"""A Vivaldi coordinate in seconds: x, y, height, and the relative error of the estimate (1 at first)."""
 
 
 @attrs.frozen
@@ -47,6 +60,8 @@ class ProbeDue(Signal):
     """Seconds until the probe cycle ends, for the helpers."""
     direct: bool = True
     """False when only the helpers are to ping."""
+    fallback: bool = False
+    """Whether to ask over a QUIC connection too, which may be opened for that; an answer is a :class:`PeerHeard`."""
 
 
 @attrs.frozen
@@ -57,6 +72,8 @@ class Suspicion(Signal):
     boot_id: int
     incarnation: int
     phi: float
+    refused: bool = False
+    """Whether its host said that nobody has its port: a process that is merely stopped keeps it."""
 
 
 @attrs.frozen
@@ -67,6 +84,16 @@ class Verdict(Signal):
     boot_id: int
     incarnation: int
     reason: str
+    is_local: bool = False
+    """Whether the others are not to hear of it, because this node itself is cut off."""
+
+
+@attrs.frozen
+class OwnVitals(Signal):
+    """How this node is, to be told to others: where it stands in the network, and how long its loop stops at times."""
+
+    coordinates: Coordinates
+    stall: float
 
 
 # --- membership says, the failure detector hears
@@ -80,6 +107,49 @@ class ProbeAnswered(Signal):
     seq: int
     via: str | None = None
     """The id of the helper that relayed it; None for a direct answer."""
+    coordinates: Coordinates | None = None
+    """Where the node that answered says it stands; None when it does not know or a helper relayed the answer."""
+
+
+@attrs.frozen
+class ProbeNacked(Signal):
+    """A helper did not get an answer either; the helper itself so is alive and reachable."""
+
+    node_id: str
+    seq: int
+    helper: str
+    refused: bool
+    """Whether the helper was told that nobody has the port."""
+
+
+@attrs.frozen
+class ProbeRefused(Signal):
+    """The host of ``node_id`` says that nobody has its port (ICMP port unreachable)."""
+
+    node_id: str
+
+
+@attrs.frozen
+class NewsAged(Signal):
+    """An urgent update was news to this node when it was ``age`` seconds old: a sample of how fast news spreads."""
+
+    age: float
+
+
+@attrs.frozen
+class VitalsHeard(Signal):
+    """What a node says of itself reached this one through others."""
+
+    node_id: str
+    coordinates: Coordinates | None
+    stall: float
+
+
+@attrs.frozen
+class LeaseExpired(Signal):
+    """Nothing was heard of a member for so long that it should be probed now."""
+
+    node_id: str
 
 
 @attrs.frozen
@@ -91,6 +161,8 @@ class Accused(Signal):
     incarnation: int
     accuser: str
     phi: float
+    refused: bool = False
+    """Whether the accuser was told that nobody has the port."""
 
 
 # --- the RPC server says
@@ -103,7 +175,30 @@ class PeerHeard(Signal):
     node_id: str
 
 
+@attrs.frozen
+class PeerUnreachable(Signal):
+    """Calls to ``node_id`` fail for want of a connection, whatever its datagrams do."""
+
+    node_id: str
+    reason: str
+
+
+@attrs.frozen
+class Stalled(Signal):
+    """The event loop stood still for ``seconds``; ``handler`` names who held it when that is known."""
+
+    seconds: float
+    handler: str | None = None
+
+
 # --- the node says
+
+
+@attrs.frozen
+class SeedsResolved(Signal):
+    """The addresses behind the seeds are these now; tried again for ever while nodes are missing."""
+
+    addresses: tuple[str, ...]
 
 
 @attrs.frozen

@@ -19,8 +19,12 @@ from types import MappingProxyType
 import attrs
 
 __all__ = [
+    "DEGRADED_STALL",
     "ClusterEvent",
     "EventsDropped",
+    "LinkDegraded",
+    "LocalDegraded",
+    "NameConflictDetected",
     "NodeEvent",
     "NodeFailed",
     "NodeInfo",
@@ -32,7 +36,17 @@ __all__ = [
     "NodeState",
     "NodeSuspected",
     "NodeUpdated",
+    "PartitionDetected",
+    "PartitionHealed",
+    "PartitionStatus",
+    "PartitionSuspected",
+    "QueryReceived",
+    "SelfIsolated",
+    "UserEvent",
 ]
+
+DEGRADED_STALL = 1.0
+"""Seconds of stall from which on a node counts as degraded: others avoid it, and it tells its own application."""
 
 
 class NodeState(enum.Enum):
@@ -74,6 +88,13 @@ class NodeInfo:
     """The names of the services it serves, sorted."""
     meta_version: int = 0
     """Grows when tags, services or the address change."""
+    stall: float = 0.0
+    """Seconds that its event loop, by its own account, stops for at times; in classes that double, 0 for below 1/4."""
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether it is alive but slow, by its own account: calls go elsewhere while they can."""
+        return self.stall >= DEGRADED_STALL
 
     @property
     def is_usable(self) -> bool:
@@ -151,6 +172,128 @@ class NodeReplaced(NodeEvent):
 @attrs.frozen
 class NodeReaped(NodeEvent):
     """A node that had failed or left was forgotten; its name is free again."""
+
+
+class PartitionStatus(enum.Enum):
+    """Which part of a cluster that has fallen apart this node is in."""
+
+    WHOLE = "whole"
+    """The cluster has not fallen apart."""
+    MAJORITY = "majority"
+    """More than half, by the strategy that was chosen: this side may go on."""
+    MINORITY = "minority"
+    """The others may go on, this side should not."""
+    TIE = "tie"
+    """Two halves, and the strategy cannot choose: neither should go on."""
+    ISOLATED = "isolated"
+    """This node alone."""
+
+
+@attrs.frozen
+class PartitionSuspected(ClusterEvent):
+    """So many nodes were lost at once that it looks like a cut network; whether it is one shows later."""
+
+    lost: tuple[NodeInfo, ...]
+    """The nodes that are suspect or failed."""
+    kept: tuple[NodeInfo, ...]
+    """The nodes that are alive, this one included."""
+    zones: tuple[str, ...] = ()
+    """The values of the zone tag that were lost whole."""
+
+
+@attrs.frozen
+class PartitionDetected(ClusterEvent):
+    """The cluster has fallen apart, and nothing has changed for long enough to say into what."""
+
+    reachable: tuple[NodeInfo, ...]
+    """The nodes on this side, this one included."""
+    unreachable: tuple[NodeInfo, ...]
+    """The nodes that were members at the last stable point and are on no side that this node sees."""
+    status: PartitionStatus
+    """Which side this is, by the strategy that was chosen."""
+
+
+@attrs.frozen
+class PartitionHealed(ClusterEvent):
+    """The cluster has come together again."""
+
+    merged: tuple[NodeInfo, ...]
+    """The nodes that came back."""
+
+
+@attrs.frozen
+class SelfIsolated(ClusterEvent):
+    """Most probes of this node fail and nobody else misses their targets: this node is cut off, not the others.
+
+    Meanwhile it accuses nobody and tries its seeds.
+    """
+
+    failed: tuple[str, ...]
+    """The ids of the nodes that did not answer."""
+
+
+@attrs.frozen
+class LinkDegraded(ClusterEvent):
+    """A node lives and others reach it, but this node does not: the path between the two is broken or one-way."""
+
+    node: NodeInfo
+    """The other end."""
+    observer: str
+    """The id of this end, the node that says so."""
+    reason: str
+    """What does not pass, for a person to read."""
+
+
+@attrs.frozen
+class LocalDegraded(ClusterEvent):
+    """This node's own event loop stalls; it has told the others, so that they avoid it instead of suspecting it."""
+
+    stall: float
+    """Seconds, as it is told to others."""
+    handler: str | None = None
+    """The handler that held the loop, when it was one."""
+
+
+@attrs.frozen
+class NameConflictDetected(ClusterEvent):
+    """Two live nodes have the same name; the one that started later loses it."""
+
+    node: NodeInfo
+    """This node."""
+    address: str
+    """Where the other one is."""
+    is_lost: bool
+    """Whether this node is the one that lost; it ends with ``NameConflict`` then."""
+
+
+@attrs.frozen
+class UserEvent(ClusterEvent):
+    """Something that a node published to all; see ``Node.publish``."""
+
+    sender: str
+    """The id of the node that published it."""
+    name: str
+    """What it is called."""
+    payload: bytes
+    """What it says."""
+    number: int
+    """Counts what the sender has published; grows by one each time."""
+
+
+@attrs.frozen
+class QueryReceived(ClusterEvent):
+    """A node asks; answer with ``Node.respond`` before ``deadline``. See ``Node.query``."""
+
+    sender: str
+    """The id of the node that asks."""
+    name: str
+    """What the question is called."""
+    payload: bytes
+    """The question."""
+    number: int
+    """Which of the sender's questions it is."""
+    deadline: float
+    """Trio time after which no answer is collected."""
 
 
 @attrs.frozen
