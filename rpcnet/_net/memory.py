@@ -16,6 +16,7 @@ import socket
 from collections import deque
 from collections.abc import Iterable, Sequence
 from random import Random
+from typing import TypeVar
 
 import attrs
 import trio
@@ -23,10 +24,12 @@ import trio
 from rpcnet.errors import ConfigError
 
 from .addresses import Address, format_address, is_literal, is_loopback, is_wildcard, parse_address
-from .ports import SAFE_DATAGRAM_BYTES, PortStatistics
+from .file_reading import read_head_now
+from .ports import SAFE_DATAGRAM_BYTES, PortStatistics, ServiceRecord
 
 __all__ = ["MemoryNetwork", "MemoryPort", "NetworkStatistics", "SimulatedEnvironment"]
 
+T = TypeVar("T")
 Latency = tuple[float, float]
 """The least and the most seconds that a datagram takes; between them it is uniform."""
 
@@ -163,6 +166,8 @@ class MemoryNetwork:
         self._links: dict[tuple[str, str], _Link] = {}
         self._ports: dict[Address, MemoryPort] = {}
         self._flying: list[tuple[float, int, bytes, Address, Address]] = []
+        self._names: dict[str, list[str]] = {}
+        self._services: dict[str, list[ServiceRecord]] = {}
         self._count = 0
         self._sleeping: trio.CancelScope | None = None
         self._sent = self._delivered = self._lost = self._blocked = self._unreachable = 0
@@ -223,6 +228,34 @@ class MemoryNetwork:
         for address in [address for address in self._ports if address[0] == host]:
             self._ports.pop(address).drop_queue()
 
+    # --- names
+
+    def set_name(self, name: str, ips: Sequence[str]) -> None:
+        """Let a name stand for these IP addresses from now on; for none, the name is unknown again."""
+        self._names[name] = list(ips)
+
+    def set_service(self, name: str, records: Sequence[ServiceRecord]) -> None:
+        """Let a name have these SRV records from now on; with none, the name is unknown again."""
+        self._services[name] = list(records)
+
+    def ips(self, name: str) -> list[str]:
+        """Return the IP addresses of a name.
+
+        Raises:
+            OSError: nobody set it.
+        """
+        return _known(self._names, name)
+
+    def services(self, name: str) -> list[ServiceRecord]:
+        """Return the SRV records of a name.
+
+        Raises:
+            OSError: nobody set it.
+        """
+        return _known(self._services, name)
+
+    # --- counters
+
     def statistics(self) -> NetworkStatistics:
         """Return what became of the datagrams."""
         return NetworkStatistics(self._sent, self._delivered, self._lost, self._blocked, self._unreachable)
@@ -275,13 +308,14 @@ class SimulatedEnvironment:
     Args:
         network: carries the datagrams.
         seed: decides every generator and token.
-        names: IP addresses by host name, for :meth:`resolve`.
+        names: IP addresses by host name, for the network's table of names.
     """
 
     def __init__(self, network: MemoryNetwork, seed: int, names: dict[str, list[str]] | None = None) -> None:
         self.network = network
         self._rng = Random(seed)
-        self._names = dict(names or {})
+        for name, ips in (names or {}).items():
+            network.set_name(name, ips)
         self._hosts = 0
 
     async def bind(self, address: str) -> MemoryPort:
@@ -305,9 +339,34 @@ class SimulatedEnvironment:
         await trio.lowlevel.checkpoint()
         if is_literal(host):
             return [host]
-        if host not in self._names:
-            raise socket.gaierror(socket.EAI_NONAME, f"{host}: unknown in this simulation")
-        return list(self._names[host])
+        return self.network.ips(host)
+
+    async def lookup(self, name: str) -> list[str]:
+        """Return the addresses of a name from the table of names; a checkpoint.
+
+        Raises:
+            OSError: if the table has no such name.
+        """
+        await trio.lowlevel.checkpoint()
+        return self.network.ips(name)
+
+    async def lookup_service(self, name: str) -> list[ServiceRecord]:
+        """Return the SRV records of a name from the table of services; a checkpoint.
+
+        Raises:
+            OSError: if the table has no such name.
+        """
+        await trio.lowlevel.checkpoint()
+        return self.network.services(name)
+
+    async def read_head(self, path: str, limit: int) -> bytes:
+        """Return the first ``limit`` bytes of a real file, at once: a thread would take no virtual time. A checkpoint.
+
+        Raises:
+            OSError: if it cannot be read, or is a pipe or a device.
+        """
+        await trio.lowlevel.checkpoint()
+        return read_head_now(path, limit)
 
     def rng(self) -> Random:
         """Return a fresh generator for one node."""
@@ -332,3 +391,9 @@ class SimulatedEnvironment:
             address = (f"10.{third // 250}.{third % 250}.{fourth + (third > 0)}", _DEFAULT_PORT)
             if not self.network.is_bound(address):
                 return address
+
+
+def _known(table: dict[str, list[T]], name: str) -> list[T]:
+    if not table.get(name):
+        raise socket.gaierror(socket.EAI_NONAME, f"{name}: unknown in this simulation")
+    return list(table[name])

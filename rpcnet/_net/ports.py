@@ -18,7 +18,7 @@ import attrs
 
 from .addresses import Address
 
-__all__ = ["SAFE_DATAGRAM_BYTES", "Address", "DatagramPort", "Environment", "PortStatistics"]
+__all__ = ["SAFE_DATAGRAM_BYTES", "Address", "DatagramPort", "Environment", "PortStatistics", "ServiceRecord"]
 
 SAFE_DATAGRAM_BYTES = 1200
 """The largest UDP payload that every path carries (RFC 9000, section 14)."""
@@ -40,6 +40,20 @@ class PortStatistics:
     """Datagrams that were not taken: the buffer was full, the datagram too large, the host unreachable."""
     datagrams_overflowed: int
     """Datagrams lost here because nobody read; a kernel does not tell, so 0 on a real socket."""
+
+
+@attrs.frozen
+class ServiceRecord:
+    """Where DNS says that a service is found: one SRV record (RFC 2782)."""
+
+    priority: int
+    """Those with the lowest number are tried first."""
+    weight: int
+    """Among equal priorities, how much of the load it wants."""
+    port: int
+    """The port."""
+    target: str
+    """The name of the host."""
 
 
 class DatagramPort(Protocol):
@@ -95,6 +109,30 @@ class Environment(Protocol):
 
         Raises:
             OSError: if the name is not known or the resolver does not answer.
+        """
+        ...
+
+    async def lookup(self, name: str) -> list[str]:
+        """Return every address that DNS has for a name, of A and of AAAA records; there may be none. A checkpoint.
+
+        Raises:
+            OSError: if the name does not exist or no server answers.
+        """
+        ...
+
+    async def lookup_service(self, name: str) -> list[ServiceRecord]:
+        """Return the SRV records that DNS has for a name, in no particular order; there may be none. A checkpoint.
+
+        Raises:
+            OSError: if the name does not exist or no server answers.
+        """
+        ...
+
+    async def read_head(self, path: str, limit: int) -> bytes:
+        """Return the first ``limit`` bytes of a file. A checkpoint; cancelling does not wait for the disk.
+
+        Raises:
+            OSError: if it cannot be read, or is a pipe or a device.
         """
         ...
 

@@ -23,7 +23,9 @@ import trio
 from rpcnet.errors import ConfigError
 
 from .addresses import Address, format_address, from_socket, is_literal, is_loopback, parse_address
-from .ports import SAFE_DATAGRAM_BYTES, PortStatistics
+from .dns_resolver import DnsResolver
+from .file_reading import read_head
+from .ports import SAFE_DATAGRAM_BYTES, PortStatistics, ServiceRecord
 
 __all__ = ["RealEnvironment", "UdpPort"]
 
@@ -118,7 +120,14 @@ class UdpPort:
 
 
 class RealEnvironment:
-    """The machine that the process runs on."""
+    """The machine that the process runs on.
+
+    Args:
+        dns: asks DNS; default: the servers that the system names.
+    """
+
+    def __init__(self, dns: DnsResolver | None = None) -> None:
+        self._dns = dns or DnsResolver()
 
     async def bind(self, address: str) -> UdpPort:
         """Open a UDP port; port number 0 asks for any free one.
@@ -150,6 +159,30 @@ class RealEnvironment:
             return [host]
         found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
         return list(dict.fromkeys(from_socket(entry[4])[0] for entry in found))
+
+    async def lookup(self, name: str) -> list[str]:
+        """Return every address that DNS has for a name, of A and of AAAA records; there may be none. A checkpoint.
+
+        Raises:
+            OSError: if the name does not exist or no server answers in time.
+        """
+        return await self._dns.addresses(name)
+
+    async def lookup_service(self, name: str) -> list[ServiceRecord]:
+        """Return the SRV records that DNS has for a name, in no particular order; there may be none. A checkpoint.
+
+        Raises:
+            OSError: if the name does not exist or no server answers in time.
+        """
+        return await self._dns.services(name)
+
+    async def read_head(self, path: str, limit: int) -> bytes:
+        """Return the first ``limit`` bytes of a file. A checkpoint; cancelling does not wait for the disk.
+
+        Raises:
+            OSError: if it cannot be read, or is a pipe or a device.
+        """
+        return await read_head(path, limit)
 
     def rng(self) -> Random:
         """Return a fresh generator for one node, seeded by the system."""
