@@ -138,7 +138,8 @@ class Endpoint:
         self.membership = MembershipPort(self._send_sealed, self._exchange_state)
         """Membership's side of the port."""
         self._states = self.membership.deliver_request if is_node else _answer_that_this_is_no_node
-        self.pump = PortPump(port, self._quic, self._sealer, self.membership.deliver_datagram)
+        refusals = self.membership.deliver_refused if is_node else None
+        self.pump = PortPump(port, self._quic, self._sealer, self.membership.deliver_datagram, refusals)
         """Who reads, who flushes."""
         self._dialler = Dialler(
             pump=self.pump,

@@ -18,7 +18,14 @@ from .addresses import format_address, parse_address
 from .ports import Address
 from .server_session import StateRequest
 
-__all__ = ["Inbound", "MembershipPort", "MembershipPortStatistics", "ReceivedDatagram", "ReceivedState"]
+__all__ = [
+    "Inbound",
+    "MembershipPort",
+    "MembershipPortStatistics",
+    "ReceivedDatagram",
+    "ReceivedRefusal",
+    "ReceivedState",
+]
 
 _INBOX_SIZE = 8192
 
@@ -45,7 +52,17 @@ class ReceivedState:
     """Set when membership has merged it."""
 
 
-Inbound: TypeAlias = "ReceivedDatagram | ReceivedState | StateRequest"
+@attrs.frozen
+class ReceivedRefusal:
+    """The network's word that nobody listens at an address that something was sent to; a hint, easily made up."""
+
+    address: str
+    """Where nobody listens, as an IP address and a port."""
+    at: float
+    """When it was read, in Trio time."""
+
+
+Inbound: TypeAlias = "ReceivedDatagram | ReceivedRefusal | ReceivedState | StateRequest"
 
 
 @attrs.frozen
@@ -96,6 +113,10 @@ class MembershipPort:
     def deliver_datagram(self, payload: bytes, source: Address, at: float) -> None:
         """Put an opened datagram into the inbox."""
         self.deliver(ReceivedDatagram(payload, format_address(source), at))
+
+    def deliver_refused(self, address: Address, at: float) -> None:
+        """Put into the inbox that nobody listens at an address."""
+        self.deliver(ReceivedRefusal(format_address(address), at))
 
     def deliver_request(self, request: StateRequest) -> None:
         """Put a peer's request for an exchange of state into the inbox."""

@@ -1,16 +1,19 @@
-"""The simulated network: datagrams in virtual time, with latency, loss, partitions and crashed hosts.
+"""The simulated network: datagrams in virtual time, with latency, loss, partitions and crashed hosts; and a disk.
 
 The rules of this file:
 
 * Whatever happens depends on the generator and on Trio's clock only, so the same seed gives the same run.
 * A datagram is judged when it is sent: what a later partition or crash of the sender would forbid still arrives. The
   receiver is judged on arrival: a crashed host takes nothing.
+* A host is up from the first time something is bound on it until it crashes. One that is up answers a datagram to
+  where nothing is bound with a refusal, which travels, and gets lost, like a datagram; one that is not stays silent.
 * Datagrams that are due at the same moment arrive in the order in which they were sent.
 * A datagram above the MTU is refused like the kernel's EMSGSIZE; a full receive queue loses the newest.
 """
 
 from __future__ import annotations
 
+import errno
 import heapq
 import socket
 from collections import deque
@@ -34,6 +37,7 @@ Latency = tuple[float, float]
 """The least and the most seconds that a datagram takes; between them it is uniform."""
 
 _QUEUE_DATAGRAMS = 4096
+_MAX_REFUSED = 256
 _DEFAULT_PORT = 7946
 _EPOCH = 1893456000.0  # 2030-01-01
 _FOREVER = float("inf")
@@ -52,7 +56,9 @@ class NetworkStatistics:
     blocked: int
     """Lost to a partition or a block."""
     unreachable: int
-    """Sent by or to a host that is not there."""
+    """Sent by or to a host that is not there, or to where nothing is bound."""
+    refusals: int
+    """Refusals that reached who had sent the datagram."""
 
 
 @attrs.define(eq=False)
@@ -72,7 +78,8 @@ class MemoryPort:
         self._readers = trio.lowlevel.ParkingLot()
         self._closed = False
         self._received = self._received_bytes = self._sent = self._sent_bytes = 0
-        self._refused = self._overflowed = 0
+        self._refused = self._overflowed = self._refusals = 0
+        self._refused_at: dict[Address, None] = {}
 
     @property
     def local_address(self) -> str:
@@ -94,7 +101,7 @@ class MemoryPort:
         Raises:
             trio.ClosedResourceError: when the port is closed, before or while waiting.
         """
-        if self._closed or self._queue:
+        if self._closed or self._queue or self._refused_at:
             await trio.lowlevel.checkpoint()
         else:
             await self._readers.park()
@@ -114,6 +121,13 @@ class MemoryPort:
         self._sent += taken
         return taken
 
+    def refused(self) -> list[Address]:
+        """Return where, as hosts have said since the last time, nobody listens; each once, a bounded number."""
+        if not self._refused_at:
+            return []
+        refused, self._refused_at = list(self._refused_at), {}
+        return refused
+
     def max_datagram_bytes(self, host: str) -> int:
         """Return the MTU of the simulated network."""
         return SAFE_DATAGRAM_BYTES
@@ -122,7 +136,7 @@ class MemoryPort:
         """Give the address back; does nothing the second time."""
         if not self._closed:
             self._closed = True
-            self._queue.clear()
+            self.drop_queue()
             self._network._release(self, self._address)  # noqa: SLF001 - a port is a part of its network
             self._readers.unpark_all()
 
@@ -135,11 +149,14 @@ class MemoryPort:
             bytes_sent=self._sent_bytes,
             datagrams_refused=self._refused,
             datagrams_overflowed=self._overflowed,
+            refusals=self._refusals,
+            network_errors=0,
         )
 
     def drop_queue(self) -> None:
         """Forget what was received and not read, for the network."""
         self._queue.clear()
+        self._refused_at.clear()
 
     def deliver(self, data: bytes, source: Address) -> bool:
         """Put a datagram into the queue, for the network; False when the queue is full."""
@@ -149,6 +166,13 @@ class MemoryPort:
         self._queue.append((data, source))
         self._readers.unpark_all()
         return True
+
+    def deliver_refusal(self, address: Address) -> None:
+        """Note that nobody listens at an address, for the network."""
+        self._refusals += 1
+        if len(self._refused_at) < _MAX_REFUSED:
+            self._refused_at[address] = None
+        self._readers.unpark_all()
 
 
 class MemoryNetwork:
@@ -165,12 +189,13 @@ class MemoryNetwork:
         self._default = _Link(latency, loss)
         self._links: dict[tuple[str, str], _Link] = {}
         self._ports: dict[Address, MemoryPort] = {}
-        self._flying: list[tuple[float, int, bytes, Address, Address]] = []
+        self._hosts_up: dict[str, None] = {}
+        self._flying: list[tuple[float, int, bytes | None, Address, Address]] = []
         self._names: dict[str, list[str]] = {}
         self._services: dict[str, list[ServiceRecord]] = {}
         self._count = 0
         self._sleeping: trio.CancelScope | None = None
-        self._sent = self._delivered = self._lost = self._blocked = self._unreachable = 0
+        self._sent = self._delivered = self._lost = self._blocked = self._unreachable = self._refusals = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver what is due, for ever; run it in a nursery that outlives the ports."""
@@ -190,6 +215,7 @@ class MemoryNetwork:
         if address in self._ports:
             raise ConfigError(f"bind address {format_address(address)!r}: address already in use")
         port = self._ports[address] = MemoryPort(self, address)
+        self._hosts_up[address[0]] = None
         return port
 
     def is_bound(self, address: Address) -> bool:
@@ -224,7 +250,15 @@ class MemoryNetwork:
             link.blocked = False
 
     def crash(self, host: str) -> None:
-        """Take a host off the network: it sends and takes nothing more; what is on its way from it still arrives."""
+        """Take a host off the network: it sends and takes nothing more; what is on its way from it still arrives.
+
+        Nobody answers in its place. It is up again when something is bound on it.
+        """
+        self.kill(host)
+        self._hosts_up.pop(host, None)
+
+    def kill(self, host: str) -> None:
+        """End everything that is bound on a host, as a crash does; but the host stays up and refuses datagrams."""
         for address in [address for address in self._ports if address[0] == host]:
             self._ports.pop(address).drop_queue()
 
@@ -258,7 +292,14 @@ class MemoryNetwork:
 
     def statistics(self) -> NetworkStatistics:
         """Return what became of the datagrams."""
-        return NetworkStatistics(self._sent, self._delivered, self._lost, self._blocked, self._unreachable)
+        return NetworkStatistics(
+            sent=self._sent,
+            delivered=self._delivered,
+            lost=self._lost,
+            blocked=self._blocked,
+            unreachable=self._unreachable,
+            refusals=self._refusals,
+        )
 
     # --- carrying
 
@@ -273,12 +314,16 @@ class MemoryNetwork:
         if self._ports.get(source) is not port:
             self._unreachable += 1
             return
+        self._send_off(data, source, destination)
+
+    def _send_off(self, data: bytes | None, source: Address, destination: Address) -> None:
+        """Let a datagram fly, or a refusal, which is None."""
         link = self._links.get((source[0], destination[0]), self._default)
         if link.blocked:
-            self._blocked += 1
+            self._blocked += data is not None
             return
         if link.loss and self._rng.random() < link.loss:
-            self._lost += 1
+            self._lost += data is not None
             return
         low, high = link.latency
         at = trio.current_time() + (self._rng.uniform(low, high) if low < high else low)
@@ -292,10 +337,19 @@ class MemoryNetwork:
         while flying and flying[0][0] <= now:
             _, _, data, source, destination = heapq.heappop(flying)
             port = self._ports.get(destination)
-            if port is None:
+            if data is None:
+                self._deliver_refusal(port, source)
+            elif port is None:
                 self._unreachable += 1
+                if destination[0] in self._hosts_up:
+                    self._send_off(None, destination, source)
             elif port.deliver(data, source):
                 self._delivered += 1
+
+    def _deliver_refusal(self, port: MemoryPort | None, address: Address) -> None:
+        if port is not None:
+            port.deliver_refusal(address)
+            self._refusals += 1
 
     def _release(self, port: MemoryPort, address: Address) -> None:
         if self._ports.get(address) is port:
@@ -317,6 +371,8 @@ class SimulatedEnvironment:
         for name, ips in (names or {}).items():
             network.set_name(name, ips)
         self._hosts = 0
+        self.files: dict[str, bytes] = {}
+        """The disk: what each file holds, by path. It survives whatever becomes of nodes and hosts."""
 
     async def bind(self, address: str) -> MemoryPort:
         """Open a port. A loopback or wildcard address with port 0 becomes a host of its own, ``10.0.0.N:7946``.
@@ -383,6 +439,22 @@ class SimulatedEnvironment:
     def hostname(self) -> str:
         """Return the same name on every simulated host."""
         return "simulated"
+
+    async def read_file(self, path: str, limit: int) -> bytes:
+        """Return the first ``limit`` bytes of a file on the simulated disk. A checkpoint.
+
+        Raises:
+            OSError: if there is no such file.
+        """
+        await trio.lowlevel.checkpoint()
+        if path not in self.files:
+            raise FileNotFoundError(errno.ENOENT, "no such file on the simulated disk", path)
+        return self.files[path][:limit]
+
+    async def write_file(self, path: str, data: bytes) -> None:
+        """Replace a file on the simulated disk. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        self.files[path] = data
 
     def _next_host(self) -> Address:
         while True:

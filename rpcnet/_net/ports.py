@@ -40,6 +40,10 @@ class PortStatistics:
     """Datagrams that were not taken: the buffer was full, the datagram too large, the host unreachable."""
     datagrams_overflowed: int
     """Datagrams lost here because nobody read; a kernel does not tell, so 0 on a real socket."""
+    refusals: int = 0
+    """Datagrams of which the network said that nobody listens where they went; told on Linux and in simulations."""
+    network_errors: int = 0
+    """Datagrams of which it said something else, for example that the host cannot be reached; told on Linux."""
 
 
 @attrs.frozen
@@ -78,6 +82,14 @@ class DatagramPort(Protocol):
 
     def send(self, datagrams: Sequence[tuple[bytes, Address]]) -> int:
         """Send datagrams without waiting; what is not taken is lost. Return how many were taken."""
+        ...
+
+    def refused(self) -> list[Address]:
+        """Return where, as the network has said since the last time, nobody listens; each once, a bounded number.
+
+        Never waits. What is known is known after a :meth:`receive` that found nothing. It is a hint, since whoever
+        can send datagrams in a host's name can make it up. Empty for ever where a platform does not tell.
+        """
         ...
 
     def max_datagram_bytes(self, host: str) -> int:
@@ -150,4 +162,14 @@ class Environment(Protocol):
 
     def hostname(self) -> str:
         """Return the name of this machine."""
+        ...
+
+    async def write_file(self, path: str, data: bytes) -> None:
+        """Replace a file, whole or not at all, also when the machine fails meanwhile. A checkpoint.
+
+        Cancelling does not leave half a file; the new one may then be there or not.
+
+        Raises:
+            OSError: if it cannot be written; what was there before is still there.
+        """
         ...

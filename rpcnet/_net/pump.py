@@ -26,10 +26,12 @@ from .ports import Address, DatagramPort
 from .quic import QuicEndpoint
 from .sealing import Sealer
 
-__all__ = ["DatagramSink", "PortPump", "PumpStatistics", "Writer"]
+__all__ = ["DatagramSink", "PortPump", "PumpStatistics", "RefusalSink", "Writer"]
 
 DatagramSink = Callable[[bytes, Address, float], None]
 """Takes an opened membership datagram, its source and when it was read; must not raise."""
+RefusalSink = Callable[[Address, float], None]
+"""Takes an address at which nobody listens, and when that was read; must not raise."""
 
 _SEALED_FIRST, _SEALED_LAST = 0x20, 0x3F
 _MIN_BURST, _MAX_BURST = 4, 64
@@ -62,13 +64,22 @@ class PortPump:
         quic: all QUIC connections of the port.
         sealer: opens membership datagrams.
         on_membership: takes what was opened.
+        on_refused: takes what the network says of closed ports; None if nobody wants to know.
     """
 
-    def __init__(self, port: DatagramPort, quic: QuicEndpoint, sealer: Sealer, on_membership: DatagramSink) -> None:
+    def __init__(
+        self,
+        port: DatagramPort,
+        quic: QuicEndpoint,
+        sealer: Sealer,
+        on_membership: DatagramSink,
+        on_refused: RefusalSink | None = None,
+    ) -> None:
         self._port = port
         self._quic = quic
         self._sealer = sealer
         self._on_membership = on_membership
+        self._on_refused = on_refused
         self._writers: list[Writer] = []
         self._quic_dirty = False
         self._burst = _MIN_BURST
@@ -136,6 +147,9 @@ class PortPump:
                     self._on_membership(payload, source, now)
             else:
                 self._dropped += 1
+        if self._on_refused is not None:
+            for address in self._port.refused():
+                self._on_refused(address, now)
         self._read += count
         if count == self._burst:
             self._burst = min(_MAX_BURST, self._burst * 2)

@@ -5,14 +5,20 @@ The rules of this file:
 * The reader drains the socket until it is empty and then waits for readability once: three times the rate of awaiting
   every datagram.
 * What the kernel refuses to send is lost and counted; QUIC and membership repeat what matters.
+* What the network says of datagrams that found nobody is read on Linux, from the socket's error queue (ip(7),
+  IP_RECVERR). As long as anything is in it the socket looks readable, so the reader empties it whenever it was woken
+  and found nothing, or met an error. Elsewhere an unconnected socket is told nothing that names an address.
+* An error that a call reports may be an earlier datagram's. What was to be sent is then sent again, once.
 * Large datagrams go only where the path is known: over the loopback interface, whose MTU the kernel tells.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
+import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +31,21 @@ from rpcnet.errors import ConfigError
 from .addresses import Address, format_address, from_socket, is_literal, is_loopback, parse_address
 from .dns_resolver import DnsResolver
 from .file_reading import read_head
+from .file_writing import replace_file
 from .ports import SAFE_DATAGRAM_BYTES, PortStatistics, ServiceRecord
 
 __all__ = ["RealEnvironment", "UdpPort"]
 
 _BUFFER_BYTES = 4 << 20
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # Linux, socket(7); not in the socket module of Python 3.11
+_IP_RECVERR, _IPV6_RECVERR = 11, 25  # Linux, ip(7) and ipv6(7); not in the socket module of Python 3.11
+_ERROR_QUEUE: int = getattr(socket, "MSG_ERRQUEUE", 0)
+_EXTENDED_ERROR = struct.Struct("=IB")  # the beginning of sock_extended_err: errno and who says so
+_ORIGINS_OF_NETWORK = (2, 3)  # ICMP and ICMPv6
+_ANCILLARY_BYTES = 256
+_MAX_ERRORS_AT_ONCE = 256
+_MAX_REFUSED = 256
+_MAX_ERRORS_PER_READ = 4
 _READ_BYTES = 65536
 _LOOPBACK_DATAGRAM_BYTES = 16383  # the most that the engine takes
 _HEADER_BYTES = 48  # IPv6 and UDP
@@ -51,6 +66,10 @@ class UdpPort:
         self._loopback_bytes = _loopback_datagram_bytes()
         self._closed = False
         self._received = self._received_bytes = self._sent = self._sent_bytes = self._refused = 0
+        self._refusals = self._network_errors = 0
+        self._refused_at: dict[Address, None] = {}
+        self._has_error_queue = _ask_for_errors(sock)
+        self._received_when_woken = -1
 
     @property
     def local_address(self) -> str:
@@ -59,13 +78,20 @@ class UdpPort:
 
     def receive(self) -> tuple[bytes, Address] | None:
         """Return one datagram and its source without waiting; None when nothing waits."""
+        errors = 0
         while True:
             try:
                 data, source = self._socket.recvfrom(_READ_BYTES)
-            except ConnectionError:
-                continue  # the kernel passes on what an earlier datagram met (ICMP); this one is still to be read
-            except OSError:
+            except BlockingIOError:
+                if self._received == self._received_when_woken:  # what woke the reader was no datagram
+                    self._hear_errors()
                 return None
+            except OSError:  # the kernel passes on what an earlier datagram met; the next one is still to be read
+                self._hear_errors()
+                errors += 1
+                if self._closed or errors == _MAX_ERRORS_PER_READ:
+                    return None
+                continue
             self._received += 1
             self._received_bytes += len(data)
             return (data, source) if self._is_ipv4 else (data, from_socket(source))
@@ -80,6 +106,7 @@ class UdpPort:
             await trio.lowlevel.checkpoint()
             raise trio.ClosedResourceError("the UDP port is closed")
         await trio.lowlevel.wait_readable(self._socket)
+        self._received_when_woken = self._received
 
     def send(self, datagrams: Sequence[tuple[bytes, Address]]) -> int:
         """Send datagrams without waiting; what the kernel does not take is lost. Return how many it took."""
@@ -88,13 +115,25 @@ class UdpPort:
         for data, address in datagrams:
             try:
                 size += sendto(data, address)
-            except OSError:  # a full buffer, EMSGSIZE, ENETUNREACH, EPERM of a firewall: a network loses datagrams
+            except BlockingIOError:  # a full buffer: a network loses datagrams
                 continue
+            except OSError:  # of this datagram, or of an earlier one, which told it and cleared it
+                try:
+                    size += sendto(data, address)
+                except OSError:  # EMSGSIZE, ENETUNREACH, EPERM of a firewall
+                    continue
             taken += 1
         self._sent += taken
         self._sent_bytes += size
         self._refused += len(datagrams) - taken
         return taken
+
+    def refused(self) -> list[Address]:
+        """Return where, as the network has said since the last time, nobody listens; for ever none but on Linux."""
+        if not self._refused_at:
+            return []
+        refused, self._refused_at = list(self._refused_at), {}
+        return refused
 
     def max_datagram_bytes(self, host: str) -> int:
         """Return the largest payload believed to reach that host in one piece."""
@@ -116,7 +155,23 @@ class UdpPort:
             bytes_sent=self._sent_bytes,
             datagrams_refused=self._refused,
             datagrams_overflowed=0,
+            refusals=self._refusals,
+            network_errors=self._network_errors,
         )
+
+    def _hear_errors(self) -> None:
+        """Empty the error queue, up to a number; the rest makes the socket look readable again."""
+        for _ in range(_MAX_ERRORS_AT_ONCE if self._has_error_queue else 0):
+            try:
+                _, ancillary, _, destination = self._socket.recvmsg(0, _ANCILLARY_BYTES, _ERROR_QUEUE)
+            except OSError:
+                return
+            if not any(_is_refusal(data) for _, _, data in ancillary):
+                self._network_errors += 1
+                continue
+            self._refusals += 1
+            if len(self._refused_at) < _MAX_REFUSED:
+                self._refused_at[from_socket(destination)] = None
 
 
 class RealEnvironment:
@@ -200,6 +255,14 @@ class RealEnvironment:
         """Return the name of this machine."""
         return socket.gethostname()
 
+    async def write_file(self, path: str, data: bytes) -> None:
+        """Replace a file, whole or not at all. A checkpoint; cancelling leaves a thread to end by itself.
+
+        Raises:
+            OSError: if it cannot be written; what was there before is still there.
+        """
+        await replace_file(path, data)
+
 
 def _open_socket(ip: str) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM)
@@ -212,6 +275,27 @@ def _open_socket(ip: str) -> socket.socket:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, forced, _BUFFER_BYTES)
     return sock
+
+
+def _ask_for_errors(sock: socket.socket) -> bool:
+    """Have the network's errors queued with the address that each is about; return whether that can be had."""
+    if not _ERROR_QUEUE:
+        return False
+    is_ipv6 = sock.family == socket.AF_INET6
+    level, option = (socket.IPPROTO_IPV6, _IPV6_RECVERR) if is_ipv6 else (socket.IPPROTO_IP, _IP_RECVERR)
+    try:
+        sock.setsockopt(level, option, 1)
+    except OSError:
+        return False
+    return True
+
+
+def _is_refusal(data: bytes) -> bool:
+    """Say whether an extended error is a host's word that nobody listens at a port."""
+    if len(data) < _EXTENDED_ERROR.size:
+        return False
+    code, origin = _EXTENDED_ERROR.unpack_from(data)
+    return code == errno.ECONNREFUSED and origin in _ORIGINS_OF_NETWORK
 
 
 def _loopback_datagram_bytes() -> int:

@@ -55,6 +55,9 @@ class WirePort:
             self._carry(data, self._address, destination)
         return len(datagrams)
 
+    def refused(self) -> list[Address]:
+        raise AssertionError("the pair has no network that could say so")
+
     def max_datagram_bytes(self, host: str) -> int:
         return self._max_bytes
 
