@@ -13,7 +13,6 @@ The rules of this file:
 
 from __future__ import annotations
 
-import errno
 import heapq
 import socket
 from collections import deque
@@ -440,16 +439,10 @@ class SimulatedEnvironment:
         """Return the same name on every simulated host."""
         return "simulated"
 
-    async def read_file(self, path: str, limit: int) -> bytes:
-        """Return the first ``limit`` bytes of a file on the simulated disk. A checkpoint.
-
-        Raises:
-            OSError: if there is no such file.
-        """
+    async def read_file(self, path: str) -> bytes | None:
+        """Return what a file on the simulated disk holds; None if there is none. A checkpoint."""
         await trio.lowlevel.checkpoint()
-        if path not in self.files:
-            raise FileNotFoundError(errno.ENOENT, "no such file on the simulated disk", path)
-        return self.files[path][:limit]
+        return self.files.get(path)
 
     async def write_file(self, path: str, data: bytes) -> None:
         """Replace a file on the simulated disk. A checkpoint."""

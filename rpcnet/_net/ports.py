@@ -164,6 +164,14 @@ class Environment(Protocol):
         """Return the name of this machine."""
         ...
 
+    async def read_file(self, path: str) -> bytes | None:
+        """Return what a file of this node's own holds, up to a size; None if there is none. A checkpoint.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        ...
+
     async def write_file(self, path: str, data: bytes) -> None:
         """Replace a file, whole or not at all, also when the machine fails meanwhile. A checkpoint.
 

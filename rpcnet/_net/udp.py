@@ -47,6 +47,7 @@ _MAX_ERRORS_AT_ONCE = 256
 _MAX_REFUSED = 256
 _MAX_ERRORS_PER_READ = 4
 _READ_BYTES = 65536
+_MAX_FILE_BYTES = 1 << 20
 _LOOPBACK_DATAGRAM_BYTES = 16383  # the most that the engine takes
 _HEADER_BYTES = 48  # IPv6 and UDP
 _LOOPBACK_MTU_FILE = Path("/sys/class/net/lo/mtu")
@@ -255,8 +256,19 @@ class RealEnvironment:
         """Return the name of this machine."""
         return socket.gethostname()
 
+    async def read_file(self, path: str) -> bytes | None:
+        """Return what a file holds, the first mebibyte at most; None if there is none. A checkpoint.
+
+        Raises:
+            OSError: if it cannot be read, or is a pipe or a device.
+        """
+        try:
+            return await read_head(path, _MAX_FILE_BYTES)
+        except FileNotFoundError:
+            return None
+
     async def write_file(self, path: str, data: bytes) -> None:
-        """Replace a file, whole or not at all. A checkpoint; cancelling leaves a thread to end by itself.
+        """Replace a file, whole or not at all. A checkpoint; cancelling does not wait for the disk.
 
         Raises:
             OSError: if it cannot be written; what was there before is still there.
