@@ -43,6 +43,7 @@ __all__ = ["CallQueue", "Endpoint", "Pause", "Role"]
 log = logging.getLogger("rpcnet.membership")
 _SIGNS_WANTED = 4
 _KEY_BYTES = 32
+_MAX_NAMED = 4096
 
 
 class Role(enum.Enum):
@@ -124,6 +125,7 @@ class Endpoint:
         is_ipv6 = ":" in parse_address(port.local_address)[0]
         self._port = port
         self._names = HostNames(environment, is_ipv6=is_ipv6)
+        self._named: dict[Address, Address] = {}
         self._config = config
         self._hello = hello
         self._role = role
@@ -138,7 +140,7 @@ class Endpoint:
         self.membership = MembershipPort(self._send_sealed, self._exchange_state)
         """Membership's side of the port."""
         self._states = self.membership.deliver_request if is_node else _answer_that_this_is_no_node
-        refusals = self.membership.deliver_refused if is_node else None
+        refusals = self._on_refused if is_node else None
         self.pump = PortPump(port, self._quic, self._sealer, self.membership.deliver_datagram, refusals)
         """Who reads, who flushes."""
         self._dialler = Dialler(
@@ -287,8 +289,17 @@ class Endpoint:
 
     def _send_sealed(self, payload: bytes, address: Address) -> None:
         found = self._names.find(address)
-        if found is not None:
-            self.pump.send_sealed(payload, found)
+        if found is None:
+            return
+        if found != address:
+            if found not in self._named and len(self._named) >= _MAX_NAMED:
+                del self._named[next(iter(self._named))]
+            self._named[found] = address
+        self.pump.send_sealed(payload, found)
+
+    def _on_refused(self, address: Address, at: float) -> None:
+        """Tell membership that nobody listens at an address, as membership called it when it last sent there."""
+        self.membership.deliver_refused(self._named.get(address, address), at)
 
     async def _exchange_state(self, address: str, payload: bytes) -> bytes:
         session = await self.connect(address, pause=Pause.IGNORE)

@@ -57,7 +57,7 @@ class ReceivedRefusal:
     """The network's word that nobody listens at an address that something was sent to; a hint, easily made up."""
 
     address: str
-    """Where nobody listens, as an IP address and a port."""
+    """Where nobody listens: the address that a datagram was last sent to there, which may have a name as its host."""
     at: float
     """When it was read, in Trio time."""
 

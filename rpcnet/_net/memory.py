@@ -79,6 +79,7 @@ class MemoryPort:
         self._received = self._received_bytes = self._sent = self._sent_bytes = 0
         self._refused = self._overflowed = self._refusals = 0
         self._refused_at: dict[Address, None] = {}
+        self._has_errors = False  # as a socket's error queue has: it wakes the reader until that has looked
 
     @property
     def local_address(self) -> str:
@@ -88,6 +89,7 @@ class MemoryPort:
     def receive(self) -> tuple[bytes, Address] | None:
         """Return one datagram and its source without waiting; None when nothing waits."""
         if not self._queue:
+            self._has_errors = False
             return None
         datagram = self._queue.popleft()
         self._received += 1
@@ -100,7 +102,7 @@ class MemoryPort:
         Raises:
             trio.ClosedResourceError: when the port is closed, before or while waiting.
         """
-        if self._closed or self._queue or self._refused_at:
+        if self._closed or self._queue or self._has_errors:
             await trio.lowlevel.checkpoint()
         else:
             await self._readers.park()
@@ -171,6 +173,7 @@ class MemoryPort:
         self._refusals += 1
         if len(self._refused_at) < _MAX_REFUSED:
             self._refused_at[address] = None
+        self._has_errors = True
         self._readers.unpark_all()
 
 
