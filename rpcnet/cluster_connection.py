@@ -14,6 +14,7 @@ from ._core.resilience import RetryPolicy
 from ._middleware import Middleware
 from ._net.environment import current_environment
 from ._net.identity import Security
+from ._net.seeds import Seed, SeedBook, SeedSource
 from ._tasks.lifetime import serving
 from .client import ClusterClient
 from .config import RpcConfig
@@ -23,7 +24,7 @@ __all__ = ["connect_cluster"]
 
 
 def connect_cluster(
-    seeds: Sequence[str],
+    seeds: Sequence[str | SeedSource],
     *,
     name: str | None = None,
     security: Security | None = None,
@@ -49,8 +50,9 @@ def connect_cluster(
     dialled again in the background, while calls go to others.
 
     Args:
-        seeds: addresses of nodes, ``"host:port"``. All nodes have addresses of one family, IPv4 or IPv6; which one is
-            found out while entering.
+        seeds: where to find nodes: addresses, ``"host:port"``, and all else that :class:`Node` takes. Names, files and
+            other sources are asked while entering. All nodes have addresses of one family, IPv4 or IPv6; which one is
+            found out then, too.
         name: the name that the client's certificate proves; default ``"client-<6 random letters>"`` or, with
             :meth:`Security.files`, the one in the certificate.
         security: what is shown and checked; default :meth:`Security.default`.
@@ -65,20 +67,23 @@ def connect_cluster(
         JoinError: no seed could be followed; the message names each with what it answered.
         NodeCrashed: the client failed inside, which is a bug.
     """
-    addresses = check_seeds(seeds)
-    if not addresses:
+    checked = check_seeds(seeds)
+    if not checked:
         raise ConfigError("seeds: must name at least one node")
     settings = ClientSettings.checked(name=name, security=security, config=config, retry=retry, middleware=middleware)
-    return _connected(addresses, settings, balancing)
+    return _connected(checked, settings, balancing)
 
 
 @asynccontextmanager
 async def _connected(
-    seeds: list[str], settings: ClientSettings, balancing: LoadBalancingStrategy | None
+    seeds: list[Seed], settings: ClientSettings, balancing: LoadBalancingStrategy | None
 ) -> AsyncGenerator[ClusterClient, None]:
     environment = current_environment()
     rng = environment.rng()
-    routes, answers, _ = await open_client_port(seeds, settings, environment, rng)
+    book = SeedBook(seeds, environment=environment, rng=rng)
+    addresses = await book.addresses(within=settings.config.connect_timeout)
+    routes, failures, _ = await open_client_port(addresses, settings, environment, rng)
+    answers = book.answers() | failures
     if not routes:
         listed = "; ".join(f"{seed}: {answer}" for seed, answer in answers.items())
         raise JoinError(f"no node of the cluster could be reached: {listed}", answers)

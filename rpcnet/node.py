@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import trio
 
@@ -23,6 +23,7 @@ from ._net.endpoint import Endpoint
 from ._net.environment import current_environment
 from ._net.identity import Security
 from ._net.ports import Environment
+from ._net.seeds import SeedBook, SeedSource
 from ._signals import TagsChanged
 from ._tasks.bus import Bus
 from ._tasks.joining import Joiner
@@ -59,7 +60,11 @@ class Node:
         name: unique in the cluster, at most 128 characters; default ``"<hostname>-<6 random letters>"``.
         bind: the UDP address for gossip and QUIC; port 0 takes any free one.
         advertise: what others dial, when it differs from ``bind``.
-        seeds: addresses of nodes to join through; the node's own address among them is skipped.
+        seeds: where to find nodes to join through: addresses, ``"host:port"``; names in DNS, ``"dns://name:port"``,
+            each of whose addresses is one, and services in DNS, ``"dns+srv://_rpcnet._udp.example.org"``, with the
+            extra ``rpcnet[dns]``; files with an address per line, ``"file:///path"``; and objects with the method of
+            :class:`SeedSource`. All but addresses are asked again for ever. The node's own address is skipped; one
+            whose seeds name nobody else is the first node of its cluster.
         tags: what selectors of others look at; with the names of the services at most 512 bytes encoded.
         services: objects of classes decorated with :func:`rpcnet.service`.
         middleware: what runs around every call that the node serves, the outermost first; see :class:`Middleware`.
@@ -80,7 +85,7 @@ class Node:
         *,
         bind: str = "127.0.0.1:0",
         advertise: str | None = None,
-        seeds: Sequence[str] = (),
+        seeds: Sequence[str | SeedSource] = (),
         tags: Mapping[str, str] | None = None,
         services: Iterable[object] = (),
         middleware: Iterable[Middleware[ServerCall]] = (),
@@ -182,6 +187,14 @@ class Node:
         except BaseException:
             port.close()
             raise
+        joining = child(rng)
+        self._book = SeedBook(
+            self._seeds,
+            environment=environment,
+            rng=joining,
+            own=(address, port.local_address),
+            is_ipv6=port.local_address.startswith("["),
+        )
         return NodeParts(
             name=self._name,
             address=address,
@@ -194,8 +207,8 @@ class Node:
             local=local,
             config=self._config,
             rng=rng,
-            joiner=Joiner(self._bus, endpoint, local, self._config, child(rng)),
-            seeds=[seed for seed in self._seeds if seed not in (address, port.local_address)],
+            joiner=Joiner(self._bus, endpoint, local, self._config, joining),
+            seeds=cast("list[str]", self._book),
             lifetimes=ServiceLifetimes(self._services, self._table.contexts),
         )
 
@@ -313,8 +326,10 @@ class Node:
         )
         await trio.lowlevel.checkpoint()
 
-    async def join(self, seeds: Sequence[str]) -> None:
+    async def join(self, seeds: Sequence[str | SeedSource]) -> None:
         """Join the cluster of other nodes, now. A checkpoint; cancelling gives up.
+
+        The seeds may be whatever the node itself takes as seeds; once it has joined they are not asked again.
 
         Raises:
             JoinError: none of them answered within ``config.join_timeout``.
@@ -324,7 +339,7 @@ class Node:
         parts = self._running
         if parts.record.state is NodeState.LEFT:
             raise RuntimeError("the node has left; make a new one to come back")
-        await parts.joiner.join(check_seeds(seeds))
+        await parts.joiner.join(self._book.others(check_seeds(seeds)))
 
     async def drain(self) -> None:
         """Take no new calls, tell the cluster so, and wait for the running ones; membership goes on. A checkpoint."""

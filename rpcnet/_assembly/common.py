@@ -8,9 +8,10 @@ from random import Random
 from typing import TypeVar
 
 from rpcnet._core.bodies import Hello, ServiceEntry
-from rpcnet._net.addresses import check_setting, format_address, is_wildcard, parse_address
+from rpcnet._net.addresses import format_address, is_wildcard, parse_address
 from rpcnet._net.identity import Security
 from rpcnet._net.ports import Environment
+from rpcnet._net.seeds import Seed, SeedSource, check_seed
 from rpcnet._net.session import PROTOCOL_MAX, PROTOCOL_MIN
 from rpcnet.config import RpcConfig
 from rpcnet.errors import ConfigError
@@ -52,17 +53,15 @@ def checked(name: str, value: T, kind: type) -> T:
     return value
 
 
-def check_seeds(seeds: Sequence[str]) -> list[str]:
-    """Return a list of addresses to dial.
+def check_seeds(seeds: Iterable[str | SeedSource]) -> list[Seed]:
+    """Return the seeds that are to be asked.
 
     Raises:
-        ConfigError: it is none, or one of them is no address.
+        ConfigError: it is no list, or one of them is neither an address nor a source of addresses.
     """
     if isinstance(seeds, str):
         raise ConfigError(f"seeds = {seeds!r}: must be a sequence of addresses, not one string")
-    for seed in checked("seeds", seeds, Iterable):
-        check_setting("seeds", seed, is_dialled=True)
-    return list(seeds)
+    return [check_seed("seeds", seed) for seed in checked("seeds", seeds, Iterable)]
 
 
 def checked_security(security: Security | None) -> Security | None:
