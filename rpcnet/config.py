@@ -54,6 +54,12 @@ class GossipConfig:
     """Seconds a failed or departed node is remembered, so that old news cannot revive it."""
     max_members: int = attrs.field(default=100_000, validator=_between(2, 10_000_000))
     """More records than this are not taken in: bounds the memory a misbehaving member can make others hold."""
+    max_metadata_bytes: int = attrs.field(default=64 << 10, validator=_between(512, 128 << 10))
+    """Encoded tags and services of one node; the same on all nodes, as others do not ask for what is above their own.
+
+    Up to 512 bytes travel in gossip. What is larger is told by digest and fetched by every member once after each
+    change, so a change of 64 KiB costs a cluster of a thousand 64 MB. One node keeps at most 64 MiB of such metadata.
+    """
 
 
 @attrs.frozen(kw_only=True)
