@@ -10,6 +10,7 @@ import trio
 from rpcnet._net.addresses import parse_address
 from rpcnet._net.identity import Security
 from rpcnet._net.memory import MemoryNetwork
+from rpcnet._net.ports import ServiceRecord
 from rpcnet.config import NodeConfig
 from rpcnet.events import ClusterEvent, EventsDropped, NodeEvent, NodeState
 from rpcnet.node import Node
@@ -221,6 +222,24 @@ class SimulatedCluster:
     def set_loss(self, source: SimulatedNode, destination: SimulatedNode, probability: float) -> None:
         """Lose datagrams from one node to another with a probability, one way."""
         self._network.set_loss(source.host, destination.host, probability)
+
+    # --- names
+
+    def set_name(self, name: str, ips: Sequence[str]) -> None:
+        """Let a name stand for these IP addresses in DNS from now on; with none, it is unknown."""
+        self._note("network", f"{name} is {list(ips)}")
+        self._network.set_name(name, ips)
+
+    def set_service(self, name: str, records: Sequence[tuple[int, int, int, str]]) -> None:
+        """Let a name have these SRV records in DNS from now on; with none, it is unknown.
+
+        Args:
+            name: for example ``"_rpcnet._udp.example.org"``.
+            records: priority, weight, port and target of each.
+        """
+        self._note("network", f"{name} is {list(records)}")
+        found = [ServiceRecord(priority, weight, port, target) for priority, weight, port, target in records]
+        self._network.set_service(name, found)
 
     # --- waiting
 
