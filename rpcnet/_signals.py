@@ -13,11 +13,14 @@ from .events import ClusterEvent
 
 __all__ = [
     "Accused",
+    "Ask",
+    "Collected",
     "Coordinates",
     "Draining",
     "LeaseExpired",
     "Leaving",
     "NewsAged",
+    "OrderTaken",
     "OwnVitals",
     "PeerHeard",
     "PeerUnreachable",
@@ -25,6 +28,8 @@ __all__ = [
     "ProbeDue",
     "ProbeNacked",
     "ProbeRefused",
+    "Publish",
+    "Respond",
     "SeedsResolved",
     "Signal",
     "Stalled",
@@ -216,3 +221,56 @@ class Draining(Signal):
 @attrs.frozen
 class Leaving(Signal):
     """Tell the cluster goodbye."""
+
+
+# --- the node says for the application; see ``_core/user_events.py``
+
+
+@attrs.frozen
+class Publish(Signal):
+    """Tell every node an event of the application."""
+
+    ticket: int
+    """Grows with every such order of this node, so that one that comes twice is taken once."""
+    name: str
+    payload: bytes
+
+
+@attrs.frozen
+class Ask(Signal):
+    """Put a question of the application to every node whose tags match."""
+
+    number: int
+    """Which question of this node it is, from 1; an order that comes twice is taken once."""
+    name: str
+    payload: bytes
+    where: str
+    """A selector over tags, as text."""
+    deadline: float
+    """Trio time after which no answer counts."""
+
+
+@attrs.frozen
+class Respond(Signal):
+    """Answer a question of another node, or of this one."""
+
+    sender: str
+    """The id of the node that asks."""
+    boot_id: int
+    number: int
+    payload: bytes
+
+
+@attrs.frozen
+class Collected(Signal):
+    """Forget question ``number`` of this node: the application has its answers, or wants them no more."""
+
+    number: int
+
+
+# --- membership says, the node hears
+
+
+@attrs.frozen
+class OrderTaken(Signal):
+    """An order to publish, ask or respond was taken, or a question has ended: the snapshot says which."""

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import attrs
 
 from .errors import ConfigError
+from .quorum import KeepMajority, QuorumStrategy
 
-__all__ = ["DetectorConfig", "GossipConfig", "NodeConfig", "RpcConfig", "SupervisionConfig"]
+__all__ = ["DetectorConfig", "GossipConfig", "NodeConfig", "PartitionConfig", "RpcConfig", "SupervisionConfig"]
 
 _LEAST_HANDSHAKE_BYTES = 32 << 10
 
@@ -60,6 +61,43 @@ class GossipConfig:
     Up to 512 bytes travel in gossip. What is larger is told by digest and fetched by every member once after each
     change, so a change of 64 KiB costs a cluster of a thousand 64 MB. One node keeps at most 64 MiB of such metadata.
     """
+    max_event_bytes: int = attrs.field(default=512, validator=_between(16, 560))
+    """Bytes of name and payload of one user event or question together. It travels in one string of a datagram.
+
+    A question shares the 600 bytes of that string with its selector and the address of who asks.
+    """
+    max_answer_bytes: int = attrs.field(default=512, validator=_between(0, 554))
+    """The largest answer to a question."""
+    max_waiting_events: int = attrs.field(default=64, validator=_between(1, 10_000))
+    """Own events and questions still being told, beyond which ``publish`` waits; below ``max_queued_events``."""
+    max_queued_events: int = attrs.field(default=1024, validator=_between(2, 100_000))
+    """Events and questions of all nodes that one passes on at once, and as many that it holds back for order.
+
+    Each takes up to 600 bytes. Beyond it the one told most often is dropped, and counted.
+    """
+    event_gap_timeout: float = attrs.field(default=3.0, validator=_between(0.05, 600))
+    """Seconds an event waits for an earlier one of the same sender, which then counts as skipped.
+
+    Should be what news takes to reach everybody: some fifteen times ``gossip_interval``.
+    """
+    max_event_senders: int = attrs.field(default=4096, validator=_between(1, 1_000_000))
+    """Senders of which it is remembered what has come, some 200 bytes each; who was silent longest goes first."""
+    query_timeout_factor: float = attrs.field(default=16.0, validator=_between(1, 1000))
+    """A query without a timeout waits ``query_timeout_factor * gossip_interval * ceil(log10(N + 1))`` seconds."""
+    max_query_timeout: float = attrs.field(default=60.0, validator=_between(0.1, 3600))
+    """The longest that a query may wait."""
+    query_relays: int = attrs.field(default=2, validator=_between(0, 8))
+    """Other nodes through which a reply travels too, from the second attempt on, when who asks did not confirm it."""
+    max_query_answers: int = attrs.field(default=100_000, validator=_between(1, 10_000_000))
+    """Replies to one query that are kept; never more than there are members, and 64 that are not known yet."""
+
+    def __attrs_post_init__(self) -> None:
+        """Check the fields against each other."""
+        if self.max_waiting_events >= self.max_queued_events:
+            raise ConfigError(
+                f"GossipConfig.max_waiting_events = {self.max_waiting_events}: must be below "
+                f"max_queued_events = {self.max_queued_events}"
+            )
 
 
 @attrs.frozen(kw_only=True)
@@ -192,6 +230,38 @@ class SupervisionConfig:
 
 
 @attrs.frozen(kw_only=True)
+class PartitionConfig:
+    """When a loss of many nodes is a partition, and which side of it may go on."""
+
+    strategy: QuorumStrategy | None = attrs.field(factory=KeepMajority)
+    """Which side may go on, the same on every node; with None every side may, and partitions are only told."""
+    stable_after: float | None = attrs.field(default=None)
+    """Seconds without a change after which a partition is declared, from 0.1 to 3600.
+
+    None is ``10 * log10(N)`` and at least 5 (7 for 5 nodes, 20 for 100, 30 for 1000), times ``pause_tolerance / 5``.
+    Shorter than a suspicion lasts, and the two sides may disagree on who is on which.
+    """
+    least_lost: int = attrs.field(default=2, validator=_between(1, 10_000))
+    """So many members must be lost at once before a partition is suspected; one that dies is no partition."""
+    lost_share: float = attrs.field(default=0.2, validator=_between(0, 1))
+    """And this share of all members."""
+    zone_tag: str = attrs.field(default="zone", validator=attrs.validators.instance_of(str))
+    """The tag that says where a node stands; values that were lost whole are named in ``PartitionSuspected``."""
+
+    def __attrs_post_init__(self) -> None:
+        """Check what is not a plain number."""
+        if self.strategy is not None and not isinstance(self.strategy, QuorumStrategy):
+            raise ConfigError(
+                f"PartitionConfig.strategy = {self.strategy!r}: must be a strategy such as KeepMajority()"
+            )
+        after = self.stable_after
+        if after is not None and (isinstance(after, bool) or not isinstance(after, (int, float))):
+            raise ConfigError(f"PartitionConfig.stable_after = {after!r}: must be a number or None")
+        if after is not None and not 0.1 <= after <= 3600:
+            raise ConfigError(f"PartitionConfig.stable_after = {after!r}: must be from 0.1 to 3600")
+
+
+@attrs.frozen(kw_only=True)
 class NodeConfig:
     """All settings of a node."""
 
@@ -199,6 +269,8 @@ class NodeConfig:
     """How news spreads."""
     detector: DetectorConfig = attrs.field(factory=DetectorConfig)
     """How failures are detected."""
+    partition: PartitionConfig = attrs.field(factory=PartitionConfig)
+    """When the cluster counts as fallen apart, and who may go on."""
     rpc: RpcConfig = attrs.field(factory=RpcConfig)
     """Limits of the RPC layer."""
     supervision: SupervisionConfig = attrs.field(factory=SupervisionConfig)
@@ -214,7 +286,13 @@ class NodeConfig:
 
     def __attrs_post_init__(self) -> None:
         """Check the fields against each other."""
-        parts = {"gossip": GossipConfig, "detector": DetectorConfig, "rpc": RpcConfig, "supervision": SupervisionConfig}
+        parts = {
+            "gossip": GossipConfig,
+            "detector": DetectorConfig,
+            "partition": PartitionConfig,
+            "rpc": RpcConfig,
+            "supervision": SupervisionConfig,
+        }
         for name, kind in parts.items():
             if not isinstance(getattr(self, name), kind):
                 raise ConfigError(f"NodeConfig.{name} = {getattr(self, name)!r}: must be a {kind.__name__}")
@@ -230,7 +308,7 @@ class NodeConfig:
     def local(cls) -> NodeConfig:
         """Return the profile for processes on one machine: fast, and tolerant of pauses of two seconds."""
         return cls(
-            gossip=GossipConfig(gossip_interval=0.1, sync_interval=15.0, heal_interval=5.0),
+            gossip=GossipConfig(gossip_interval=0.1, sync_interval=15.0, heal_interval=5.0, event_gap_timeout=1.5),
             detector=DetectorConfig(probe_interval=0.5, pause_tolerance=2.0),
         )
 
@@ -243,6 +321,6 @@ class NodeConfig:
     def wan(cls) -> NodeConfig:
         """Return the profile for nodes with an ocean between them."""
         return cls(
-            gossip=GossipConfig(gossip_interval=0.5, gossip_fanout=4, sync_interval=60.0),
+            gossip=GossipConfig(gossip_interval=0.5, gossip_fanout=4, sync_interval=60.0, event_gap_timeout=8.0),
             detector=DetectorConfig(probe_interval=3.0, indirect_probes=4, pause_tolerance=10.0),
         )

@@ -268,7 +268,10 @@ class NameConflictDetected(ClusterEvent):
 
 @attrs.frozen
 class UserEvent(ClusterEvent):
-    """Something that a node published to all; see ``Node.publish``."""
+    """Something that a node published to all, itself included; see ``Node.publish``.
+
+    Of one sender the events come in the order in which it published them, none twice.
+    """
 
     sender: str
     """The id of the node that published it."""
@@ -277,7 +280,9 @@ class UserEvent(ClusterEvent):
     payload: bytes
     """What it says."""
     number: int
-    """Counts what the sender has published; grows by one each time."""
+    """Counts what the sender has published since its start, from 1. A number left out is an event that was lost."""
+    boot_id: int = 0
+    """Which start of the sender it is; a later one has a higher number."""
 
 
 @attrs.frozen
@@ -291,9 +296,11 @@ class QueryReceived(ClusterEvent):
     payload: bytes
     """The question."""
     number: int
-    """Which of the sender's questions it is."""
+    """Which of the sender's questions it is, since its start."""
     deadline: float
     """Trio time after which no answer is collected."""
+    boot_id: int = 0
+    """Which start of the sender it is; a later one has a higher number."""
 
 
 @attrs.frozen
