@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "rpcnet.config",
         "rpcnet.service",
         "rpcnet.selectors",
+        "rpcnet.quorum",
         "rpcnet._signals",
         "rpcnet._annotations",
         "rpcnet._context",
@@ -49,6 +50,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("rpcnet._assembly", "rpcnet._builtin"),
     ),
     ("rpcnet",),  # the facade: rpcnet/__init__.py
+    ("rpcnet._simulator",),  # the machines without tasks and sockets, for the harness and the command line
     ("rpcnet.testing", "rpcnet.cli"),
     ("rpcnet.__main__",),
 )
