@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientSession", "Waiter"]
 
-_SPARE_STREAMS = 256
 _OWN_KINDS = (StreamKind.CALL, StreamKind.STATE)
 
 
@@ -429,11 +428,6 @@ class ClientSession(Session):
         """Allow only results on streams that the server opens."""
         if kind is not StreamKind.RESULT:
             raise ProtocolError(f"the server may not open a {kind.name} stream")
-
-    def check_stream_count(self, count: int) -> None:
-        """Allow one result for each call, and some that end or begin."""
-        if count > 2 * self._max_calls + _SPARE_STREAMS:
-            raise ProtocolError(f"more than {2 * self._max_calls + _SPARE_STREAMS} streams")
 
     def on_frame(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:
         """Wake the caller whose answer this is."""

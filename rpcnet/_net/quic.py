@@ -10,6 +10,8 @@ The rules of this file:
   error of the engine ends the one link it happened to.
 * Every link ends with exactly one ``link_closed``. After a close of our own, the last datagram is repeated for a while
   to a peer that goes on sending (RFC 9000, 10.2.1), because it may be lost like any other.
+* A peer may open 128 streams of each direction, which do for what does not end, and one for each call it may have in
+  flight. It is allowed the latter when it is verified: one frame can open all of them, and each costs more than a KiB.
 * A link is asked for its timer only when no earlier one is due within a millisecond.
 * What arrives before a handshake is complete, with a ticket, goes to handlers that know what that means. For others it
   waits until the handshake is complete, which nobody can achieve by playing back what he recorded.
@@ -400,6 +402,7 @@ class QuicEndpoint:
             return
         self._count.established += 1
         self._count.resumed += link.engine.is_resumed
+        link.engine.allow_more_streams(self._config.max_calls_per_connection)
         if link.new_ticket is not None:
             self._identity.give(link.new_ticket, proof)
         self._let_begin(link)

@@ -227,6 +227,14 @@ class Engine(FastConnection):
         self.send_stream_data(stream_id, b"")
         return stream_id
 
+    def allow_more_streams(self, count: int) -> None:
+        """Let the peer have that many more streams open at once, of each direction, than the 128 it begins with.
+
+        As streams end the engine goes on to allow others in their place (RFC 9000, 4.6).
+        """
+        for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
+            limit.value += count
+
     def write(self, stream_id: int, data: bytes, *, end: bool) -> bool:
         """Write to a stream; False, and nothing happens, if it was reset, stopped or finished."""
         stream = self._streams.get(stream_id)

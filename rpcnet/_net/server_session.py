@@ -9,7 +9,7 @@ The rules of this file:
 * While more than the watermark is unacknowledged, what the client asks for waits, and its places with it. So a client
   that reads nothing makes this side hold the watermark and one answer per call in flight, and no more.
 * Large requests are counted in bytes from their first one until their call has ended; a client that keeps to what
-  HELLO said never meets that limit. Streams are counted too, also those that say nothing.
+  HELLO said never meets that limit. Streams are bounded by QUIC, also those that say nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ _CALLS = (FrameKind.CALL, FrameKind.CALL_WITH_METADATA)
 _CONTROL_STREAM = 0
 _MAX_OVERTAKING = 64 << 10
 _MAX_LANES = 64
-_SPARE_STREAMS = 256
 _MAX_STATES = 4
 
 
@@ -152,7 +151,6 @@ class ServerSession(Session):
         """Whether it took something before the handshake was complete."""
         self._overtaking: list[tuple[int, bytes, bool]] = []
         self._lane_count = 0
-        self._max_streams = 2 * config.max_calls_per_connection + _SPARE_STREAMS
         self._watermark = config.send_watermark_bytes
         self._held: deque[Callable[[], None]] = deque()
         self._control = -1
@@ -287,11 +285,6 @@ class ServerSession(Session):
             self._lane_count += 1
             if self._lane_count > _MAX_LANES:
                 raise ProtocolError(f"more than {_MAX_LANES} LANE streams")
-
-    def check_stream_count(self, count: int) -> None:
-        """Allow as many streams as there may be calls, and some that end or begin."""
-        if count > self._max_streams:
-            raise ProtocolError(f"more than {self._max_streams} streams")
 
     def count_partial(self, stream: InboundStream, size: int) -> None:
         """Count the bytes of a request that has not arrived as a whole; values of streams are bounded one by one."""

@@ -365,7 +365,6 @@ class Session(ABC):
             self.link.reset(stream_id, STREAM_CANCELLED)
         elif stream_id not in self._silent:
             self._silent[stream_id] = trio.current_time()
-            self.check_stream_count(len(self._streams) + len(self._silent))
 
     def _begin_stream(self, stream_id: int, first_byte: int) -> InboundStream:
         self._silent.pop(stream_id, None)
@@ -378,7 +377,6 @@ class Session(ABC):
         self.check_stream(stream_id, kind)
         if (kind is StreamKind.RESULT) != bool(stream_id & 2):
             raise ProtocolError(f"{kind.name} stream that is {'uni' if stream_id & 2 else 'bi'}directional")
-        self.check_stream_count(len(self._streams) + len(self._silent) + 1)
         return self.expect(stream_id, kind)
 
     def expect(self, stream_id: int, kind: StreamKind) -> InboundStream:
@@ -472,10 +470,6 @@ class Session(ABC):
     @abstractmethod
     def check_stream(self, stream_id: int, kind: StreamKind) -> None:
         """Raise ProtocolError if the peer may not open such a stream."""
-
-    @abstractmethod
-    def check_stream_count(self, count: int) -> None:
-        """Raise ProtocolError if the peer has more streams open than it may."""
 
     @abstractmethod
     def on_frame(self, stream_id: int, stream: InboundStream, frame: Frame) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 import pytest
-from _quic_pair import CLIENT, LATENCY, SERVER, Pair, security
+from _quic_pair import CLIENT, LATENCY, SERVER, Pair, TrustingSecurity, security
 from aioquic import tls
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.configuration import QuicConfiguration
@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from rpcnet._net.identity import Credentials, Security
+from rpcnet._net.identity import Credentials
 from rpcnet._net.quic import CLOSE_UNAUTHENTICATED, CloseKind
 from rpcnet.config import RpcConfig
 
@@ -306,22 +306,6 @@ def test_the_dialler_learns_why_the_server_refused_it() -> None:
     assert recorder.closed.message == (
         "10.0.0.2:7946 refused this node: the peer's certificate was not issued for cluster 'rpcnet' with this secret"
     )
-
-
-@attrs.define
-class TrustingSecurity:
-    """Shows a certificate like any other, and believes whatever it is shown."""
-
-    real: Security
-
-    def refresh(self, now: float, wall_now: float) -> int:
-        return 0
-
-    def issue(self, name: str) -> Credentials:
-        return self.real.issue(name)
-
-    def verify(self, certificate: object, chain: object) -> str:
-        return "anybody"
 
 
 def test_a_server_of_another_secret_is_refused_by_the_dialler() -> None:

@@ -92,7 +92,7 @@ MANY: dict[str, Callable[[Work, int], Awaitable[object]]] = {
 
 @pytest.mark.parametrize("call", MANY.values(), ids=MANY)
 @pytest.mark.parametrize("loss", [0.0, 0.05])
-def test_more_large_messages_at_once_than_quic_allows_streams(
+def test_many_large_messages_at_once_over_a_network_that_loses(
     call: Callable[[Work, int], Awaitable[object]], loss: float
 ) -> None:
     async def scenario(cluster: SimulatedCluster) -> None:
@@ -113,7 +113,7 @@ def test_more_large_messages_at_once_than_quic_allows_streams(
     run(scenario)
 
 
-def test_large_messages_that_wait_for_a_stream_can_be_cancelled() -> None:
+def test_many_large_messages_on_their_way_can_be_cancelled() -> None:
     async def scenario(cluster: SimulatedCluster) -> None:
         world = World(cluster)
         one, other = await world.start(2)
@@ -124,22 +124,6 @@ def test_large_messages_that_wait_for_a_stream_can_be_cancelled() -> None:
         assert other.node.statistics().active_calls == 0
         assert await called.measure(b"x" * 20_000, 0.0) == 20_000
         assert await all_at_once(150, lambda number: called.measure(b"x" * 20_000, 0.1)) == [20_000] * 150
-
-    run(scenario)
-
-
-def test_large_results_that_wait_for_a_stream_can_be_cancelled() -> None:
-    async def scenario(cluster: SimulatedCluster) -> None:
-        world = World(cluster)
-        one, other = await world.start(2)
-        called = stub(one, other)
-        with trio.move_on_after(0.52):
-            await all_at_once(300, lambda number: called.produce(20_000, 0.5))
-        await trio.sleep(5)
-        assert world.ran("produce") == 300
-        assert other.node.statistics().port.bytes_sent < 150 * 20_000, "answers that nobody waits for were sent"
-        assert other.node.statistics().active_calls == 0
-        assert len(await called.produce(20_000, 0.0)) == 20_000
 
     run(scenario)
 
