@@ -182,6 +182,11 @@ class Endpoint:
                 nursery.start_soon(self._look_for_life, name="rpcnet signs of life")
             task_status.started()
 
+    @property
+    def keyring(self) -> Sealer:
+        """The keys of membership datagrams: ``keys``, ``install``, ``use`` and ``remove``; effective at once."""
+        return self._sealer
+
     def port_statistics(self) -> PortStatistics:
         """Return the counters of the UDP port."""
         return self._port.statistics()

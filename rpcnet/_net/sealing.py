@@ -7,6 +7,13 @@ The rules of this file:
 * The key of a sender is HKDF-SHA256(cluster key, salt) and the nonce is the counter. The salt is random per start of a
   node, so a nonce never repeats under one key, and whoever has the cluster key opens a sender it never heard of.
 * Per salt, counters that were seen or lie 64 or more behind the highest are refused (the window of RFC 4303, 3.4.3).
+* The keys may change at any time, and the change holds from the next datagram on. The counter goes on, so a nonce does
+  not repeat either when a key is used, laid aside and used again. Keys of senders are derived when they are needed and
+  forgotten with the key that they come from.
+* A window protects what its receiver has heard since it started. A datagram that somebody caught opens once more at a
+  node that has not heard it: at another one, or at the same one after a restart. To bind it to one start of its
+  receiver, a sender would need an answer before it can say anything. So it is left to what is sealed to do no harm
+  then: records are ordered by boot id and incarnation, and an answer counts only with the number of a question.
 * What does not open changes nothing and raises nothing: one counter per reason. A sender is remembered only after a
   datagram of it has opened, so that forgeries push nobody out.
 """
@@ -23,6 +30,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from rpcnet._core.keyring import GossipKey, KeyInfo, KeyRing
 
 from .ports import SAFE_DATAGRAM_BYTES
 
@@ -45,16 +54,6 @@ _WINDOW_MASK = (1 << _WINDOW) - 1
 
 MAX_PAYLOAD_BYTES = SAFE_DATAGRAM_BYTES - _HEADER_BYTES - _TAG_BYTES
 """The largest payload that fits into one sealed datagram."""
-
-
-@attrs.frozen
-class GossipKey:
-    """A key that every node of the cluster has."""
-
-    key_id: int
-    """Stands in the header, so that several keys can live side by side during a rotation."""
-    secret: bytes = attrs.field(repr=False)
-    """32 bytes."""
 
 
 @attrs.frozen
@@ -111,27 +110,72 @@ class Sealer:
 
     Args:
         cluster: the name of the cluster; datagrams of any other do not open.
-        keys: the live keys; the first one seals.
+        keys: the keys to begin with; the first one seals.
         salt: 8 bytes, random for every start of a node.
         max_senders: how many other senders are remembered with their replay windows; the least recent is forgotten.
             Should not be below the size of the cluster: a forgotten sender's old datagrams open once more.
+
+    Raises:
+        SecurityError: if the keys make no ring.
     """
 
     def __init__(self, cluster: str, keys: Sequence[GossipKey], salt: bytes, *, max_senders: int = 16384) -> None:
         if len(salt) != SALT_BYTES:
             raise ValueError(f"a salt has {SALT_BYTES} bytes, not {len(salt)}")
-        if not keys:
-            raise ValueError("a sealer needs a key")
         self._cluster = hashlib.blake2b(cluster.encode(), digest_size=4, person=b"rpcnet cluster").digest()
-        self._keys = {key.key_id: key for key in keys}
         self._salt = salt
-        self._sealing_key_id = keys[0].key_id
-        self._sealing = self._derive(self._sealing_key_id, salt)
+        self._ring = KeyRing(tuple(keys))
+        self._sealing = self._derive(self._ring.in_use, salt)
         self._counter = 0
         self._max_senders = max_senders
         self._senders: OrderedDict[bytes, _Sender] = OrderedDict()
         self._opened = self._malformed = self._too_long = self._foreign = self._own = 0
         self._unknown_key = self._forged = self._replayed = 0
+
+    @property
+    def ring(self) -> KeyRing:
+        """The keys as they are now."""
+        return self._ring
+
+    def keys(self) -> tuple[KeyInfo, ...]:
+        """Return what may be told of the keys, the one in use first."""
+        return self._ring.list()
+
+    def install(self, key: GossipKey) -> bool:
+        """Open with one key more; return whether that is new.
+
+        Raises:
+            SecurityError: if there are too many keys, or another one has the same id. Nothing changed.
+        """
+        return self.adopt(self._ring.install(key))
+
+    def use(self, key_id: int) -> bool:
+        """Seal with a key that is installed; return whether that is new.
+
+        Raises:
+            SecurityError: if there is no such key. Nothing changed.
+        """
+        return self.adopt(self._ring.use(key_id))
+
+    def remove(self, key_id: int) -> bool:
+        """Open no more with a key; return whether there was one.
+
+        Raises:
+            SecurityError: if it is in use. Nothing changed.
+        """
+        return self.adopt(self._ring.remove(key_id))
+
+    def adopt(self, ring: KeyRing) -> bool:
+        """Take over a ring as a whole, as one that a cluster hands to a node that joins; return whether it differs."""
+        before, self._ring = self._ring, ring
+        if ring.in_use != before.in_use:
+            self._sealing = self._derive(ring.in_use, self._salt)
+        gone = [key.key_id for key in before.keys if key != ring.get(key.key_id)]
+        if gone:
+            for sender in self._senders.values():
+                for key_id in gone:
+                    sender.aeads.pop(key_id, None)
+        return ring != before
 
     def seal(self, payload: bytes) -> bytes:
         """Return a datagram that carries ``payload``.
@@ -143,7 +187,7 @@ class Sealer:
             raise ValueError(f"a sealed datagram carries at most {MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
         self._counter = counter = self._counter + 1
         header = _HEADER.pack(
-            _TYPE_SEALED, self._sealing_key_id, self._cluster, self._salt, counter >> 32, counter & 0xFFFFFFFF
+            _TYPE_SEALED, self._ring.in_use.key_id, self._cluster, self._salt, counter >> 32, counter & 0xFFFFFFFF
         )
         return header + self._sealing.encrypt(_NONCE_PREFIX + header[-_COUNTER_BYTES:], payload, header)
 
@@ -163,10 +207,11 @@ class Sealer:
         if salt == self._salt:
             self._own += 1
             return None
-        if key_id not in self._keys:
+        key = self._ring.get(key_id)
+        if key is None:
             self._unknown_key += 1
             return None
-        return self._open(datagram, key_id, salt, high << 32 | low)
+        return self._open(datagram, key, salt, high << 32 | low)
 
     def statistics(self) -> SealingStatistics:
         """Return the counters."""
@@ -182,13 +227,13 @@ class Sealer:
             replayed=self._replayed,
         )
 
-    def _open(self, datagram: bytes, key_id: int, salt: bytes, counter: int) -> bytes | None:
+    def _open(self, datagram: bytes, key: GossipKey, salt: bytes, counter: int) -> bytes | None:
         known = self._senders.get(salt)
         sender = known or _Sender()
         if sender.is_replay(counter):
             self._replayed += 1
             return None
-        aead = sender.aeads.get(key_id) or self._derive(key_id, salt)
+        aead = sender.aeads.get(key.key_id) or self._derive(key, salt)
         header = datagram[:_HEADER_BYTES]
         try:
             payload = aead.decrypt(_NONCE_PREFIX + header[-_COUNTER_BYTES:], datagram[_HEADER_BYTES:], header)
@@ -196,7 +241,7 @@ class Sealer:
             self._forged += 1
             return None
         sender.accept(counter)
-        sender.aeads[key_id] = aead
+        sender.aeads[key.key_id] = aead
         if known is None:
             self._remember(salt, sender)
         else:
@@ -209,7 +254,7 @@ class Sealer:
         if len(self._senders) > self._max_senders:
             self._senders.popitem(last=False)
 
-    def _derive(self, key_id: int, salt: bytes) -> AESGCM:
+    def _derive(self, key: GossipKey, salt: bytes) -> AESGCM:
         info = b"rpcnet membership datagram v1 " + self._cluster
         hkdf = HKDF(algorithm=hashes.SHA256(), length=_KEY_BYTES, salt=salt, info=info)
-        return AESGCM(hkdf.derive(self._keys[key_id].secret))
+        return AESGCM(hkdf.derive(key.secret))

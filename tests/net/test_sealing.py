@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rpcnet._core.keyring import KeyRing
 from rpcnet._net.sealing import MAX_PAYLOAD_BYTES, SEALED_TYPES, GossipKey, Sealer, SealingStatistics
+from rpcnet.errors import SecurityError
 
 KEY = GossipKey(7, b"k" * 32)
 
@@ -48,7 +52,7 @@ def test_a_payload_that_does_not_fit_is_refused_with_both_sizes() -> None:
 
 
 def test_a_sealer_needs_a_key_and_a_salt_of_its_size() -> None:
-    with pytest.raises(ValueError, match="needs a key"):
+    with pytest.raises(SecurityError, match="needs a key"):
         Sealer("rpcnet", [], b"sender-a")
     with pytest.raises(ValueError, match="8 bytes, not 3"):
         Sealer("rpcnet", [KEY], b"abc")
@@ -196,6 +200,114 @@ def test_several_keys_open_and_the_first_one_seals() -> None:
     assert both.open(sealer(b"sender-b", key=new).seal(b"new")) == b"new"
     assert sealer(b"sender-c", key=new).open(both.seal(b"x")) == b"x"
     assert sealer(b"sender-d", key=old).open(both.seal(b"x")) is None
+
+
+OLD, NEW = GossipKey(1, b"o" * 32), GossipKey(2, b"n" * 32)
+
+
+def test_a_key_that_is_installed_opens_from_the_next_datagram_on() -> None:
+    a, b = sealer(key=OLD), sealer(b"sender-b", key=NEW)
+    assert a.open(b.seal(b"early")) is None
+    assert a.install(NEW)
+    assert not a.install(NEW)
+    assert a.open(b.seal(b"late")) == b"late"
+    assert b.open(a.seal(b"still with the old one")) is None
+    assert counts(a) == {"sealed": 1, "opened": 1, "unknown_key": 1}
+
+
+def test_a_key_that_is_used_seals_from_the_next_datagram_on() -> None:
+    a, b = sealer(key=OLD), sealer(b"sender-b", key=NEW)
+    a.install(NEW)
+    assert a.use(NEW.key_id)
+    assert not a.use(NEW.key_id)
+    assert b.open(a.seal(b"x")) == b"x"
+
+
+def test_a_key_that_is_removed_opens_no_more_not_even_for_known_senders() -> None:
+    a, b = sealer(key=NEW), sealer(b"sender-b", key=OLD)
+    a.install(OLD)
+    assert a.open(b.seal(b"1")) == b"1"
+    assert a.remove(OLD.key_id)
+    assert not a.remove(OLD.key_id)
+    assert a.open(b.seal(b"2")) is None
+    assert counts(a) == {"opened": 1, "unknown_key": 1}
+
+
+def test_what_was_derived_from_a_key_is_forgotten_with_it() -> None:
+    a, b = sealer(key=NEW), sealer(b"sender-b", key=OLD)
+    a.install(OLD)
+    a.open(b.seal(b"1"))
+    a.remove(OLD.key_id)
+    assert [list(sender.aeads) for sender in a._senders.values()] == [[]]
+    namesake = GossipKey(OLD.key_id, b"m" * 32)
+    a.install(namesake)
+    assert a.open(b.seal(b"2")) is None
+    b.adopt(KeyRing((namesake,)))
+    assert a.open(b.seal(b"3")) == b"3"
+    assert counts(a) == {"opened": 2, "forged": 1}
+
+
+def test_the_window_of_a_sender_holds_whatever_key_it_seals_with() -> None:
+    a, b = sealer(key=OLD), sealer(b"sender-b", key=OLD)
+    for each in (a, b):
+        each.install(NEW)
+    first = b.seal(b"1")
+    assert a.open(first) == b"1"
+    b.use(NEW.key_id)
+    second = b.seal(b"2")
+    assert a.open(second) == b"2"
+    b.use(OLD.key_id)
+    assert [a.open(datagram) for datagram in (first, second, b.seal(b"3"))] == [None, None, b"3"]
+    assert counts(a) == {"opened": 3, "replayed": 2}
+
+
+def test_a_nonce_does_not_repeat_when_a_key_is_used_again() -> None:
+    a = sealer(key=OLD)
+    a.install(NEW)
+    sealed = []
+    for key in (OLD, NEW, OLD, NEW):
+        a.use(key.key_id)
+        sealed += [a.seal(b"same") for _ in range(3)]
+    assert len({(datagram[1], datagram[14:20]) for datagram in sealed}) == 12
+
+
+def test_a_change_that_is_refused_changes_nothing() -> None:
+    a = sealer(key=OLD)
+    before = a.ring
+    with pytest.raises(SecurityError, match="install it first"):
+        a.use(9)
+    with pytest.raises(SecurityError, match="in use"):
+        a.remove(OLD.key_id)
+    with pytest.raises(SecurityError, match="make another key"):
+        a.install(GossipKey(OLD.key_id, b"z" * 32))
+    assert a.ring is before
+    assert sealer(b"sender-b", key=OLD).open(a.seal(b"x")) == b"x"
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=50)
+def test_during_a_rotation_everybody_always_opens_what_anybody_seals(data: st.DataObject) -> None:
+    nodes = [sealer(b"%08d" % index, key=OLD) for index in range(4)]
+    steps: list[Callable[[Sealer], bool]] = [
+        lambda node: node.install(NEW),
+        lambda node: node.use(NEW.key_id),
+        lambda node: node.remove(OLD.key_id),
+    ]
+    for step in steps:
+        for node in data.draw(st.permutations(nodes)):
+            step(node)
+            for sender in nodes:
+                datagram = sender.seal(b"x")
+                assert all(other.open(datagram) == b"x" for other in nodes if other is not sender)
+    assert all(node.keys() == sealer(key=NEW).keys() for node in nodes)
+
+
+def test_what_is_told_of_keys_shows_no_secret() -> None:
+    a = sealer(key=OLD)
+    a.install(NEW)
+    told = a.keys()
+    assert [(info.key_id, info.is_in_use) for info in told] == [(1, True), (2, False)]
+    assert "oooo" not in repr(told) + repr(a.ring)
 
 
 def test_a_key_does_not_show_its_secret() -> None:
