@@ -86,9 +86,13 @@ REFUSALS = ("malformed", "too_long", "foreign_cluster", "own", "unknown_key", "f
 
 @attrs.define(eq=False)
 class _Sender:
-    """What is known of one salt: its derived keys, and which counters were seen."""
+    """What is known of one salt: the derived key that it last used, and which counters were seen.
 
-    aeads: dict[int, AESGCM] = attrs.field(factory=dict)
+    There is one for every member. The key is kept as bytes, since a cipher made of it takes 2.5 KB and 1.5 us.
+    """
+
+    key_id: int = -1
+    derived: bytes = b""
     highest: int = -1
     seen: int = 0
 
@@ -125,7 +129,7 @@ class Sealer:
         self._cluster = hashlib.blake2b(cluster.encode(), digest_size=4, person=b"rpcnet cluster").digest()
         self._salt = salt
         self._ring = KeyRing(tuple(keys))
-        self._sealing = self._derive(self._ring.in_use, salt)
+        self._sealing = AESGCM(self._derive(self._ring.in_use, salt))
         self._counter = 0
         self._max_senders = max_senders
         self._senders: OrderedDict[bytes, _Sender] = OrderedDict()
@@ -169,12 +173,11 @@ class Sealer:
         """Take over a ring as a whole, as one that a cluster hands to a node that joins; return whether it differs."""
         before, self._ring = self._ring, ring
         if ring.in_use != before.in_use:
-            self._sealing = self._derive(ring.in_use, self._salt)
+            self._sealing = AESGCM(self._derive(ring.in_use, self._salt))
         gone = [key.key_id for key in before.keys if key != ring.get(key.key_id)]
-        if gone:
-            for sender in self._senders.values():
-                for key_id in gone:
-                    sender.aeads.pop(key_id, None)
+        for sender in self._senders.values() if gone else ():
+            if sender.key_id in gone:
+                sender.key_id, sender.derived = -1, b""
         return ring != before
 
     def seal(self, payload: bytes) -> bytes:
@@ -233,15 +236,17 @@ class Sealer:
         if sender.is_replay(counter):
             self._replayed += 1
             return None
-        aead = sender.aeads.get(key.key_id) or self._derive(key, salt)
+        derived = sender.derived if sender.key_id == key.key_id else self._derive(key, salt)
         header = datagram[:_HEADER_BYTES]
         try:
-            payload = aead.decrypt(_NONCE_PREFIX + header[-_COUNTER_BYTES:], datagram[_HEADER_BYTES:], header)
+            payload = AESGCM(derived).decrypt(
+                _NONCE_PREFIX + header[-_COUNTER_BYTES:], datagram[_HEADER_BYTES:], header
+            )
         except InvalidTag:
             self._forged += 1
             return None
         sender.accept(counter)
-        sender.aeads[key.key_id] = aead
+        sender.key_id, sender.derived = key.key_id, derived
         if known is None:
             self._remember(salt, sender)
         else:
@@ -254,7 +259,7 @@ class Sealer:
         if len(self._senders) > self._max_senders:
             self._senders.popitem(last=False)
 
-    def _derive(self, key: GossipKey, salt: bytes) -> AESGCM:
+    def _derive(self, key: GossipKey, salt: bytes) -> bytes:
         info = b"rpcnet membership datagram v1 " + self._cluster
         hkdf = HKDF(algorithm=hashes.SHA256(), length=_KEY_BYTES, salt=salt, info=info)
-        return AESGCM(hkdf.derive(key.secret))
+        return hkdf.derive(key.secret)
