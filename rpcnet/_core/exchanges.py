@@ -22,13 +22,13 @@ Layouts, with the size of each part in bytes::
       SYNC    hashes 512
       LIST    mask 8 | cursor 1+n                        n is 0 from the start, otherwise 16
       SHOW    records
-      FETCH   count 1 | (digest 8, size 4) each
+      FETCH   count 1 | digest 12 each
     answer    version 1 | kind 1 | ...
       SYNC    mask 8 | more 1 | records
       LIST    more 1 | records
       SHOW
       FETCH   count 1 | per body asked for: size 4, 0 if it is not here | body
-    records   count 4 | (size 2, update, age in seconds 2) each
+    records   count 4 | update ...                         as in a datagram, but the age is in seconds
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from __future__ import annotations
 import math
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
 
 from .antientropy import ALL_BUCKETS, HASHES_BYTES, BucketHashes, is_in
 from .members import MemberRecord, supersedes
-from .messages import MessageError, decode_datagram, encode_datagram, encode_head, encode_update
-from .metadata import DIGEST_BYTES, MAX_BODIES, Body, BodyRef
+from .messages import DIGEST_BYTES, SMALLEST_UPDATE_BYTES, MessageError, Reader, decode_update, encode_update
+from .metadata import Body
 
 __all__ = [
     "MAX_AGE",
@@ -67,12 +67,11 @@ MAX_AGE = 65535.0
 _VERSION = 1
 _SYNC, _LIST, _SHOW, _FETCH = 1, 2, 3, 4
 _LEAST_PER_PAGE = 200
+_UNITS = 1000  # an update's age is read as milliseconds, here it is seconds
 
 _COUNT = struct.Struct("!I")
-_SHORT = struct.Struct("!H")
+_AGE = struct.Struct("!H")
 _MASK = struct.Struct("!Q")
-_REF = struct.Struct(f"!{DIGEST_BYTES}sI")
-_ENTRY_BYTES = 2 * _SHORT.size
 _PAGE_HEAD_BYTES = 2 + _MASK.size + 1 + _COUNT.size
 
 
@@ -99,50 +98,21 @@ class View(Protocol):
     def heard_age(self, node_id: str, now: float) -> float:
         """Return the seconds since a node was known to live; 0 for this one."""
 
-    def body(self, ref: BodyRef) -> Body | None:
+    def body(self, digest: bytes) -> Body | None:
         """Return a body of metadata, or None when it is not here."""
 
 
-class _Reader:
-    """Takes parts off the front of a message, never more than there is."""
-
-    __slots__ = ("_data", "_position")
-
-    def __init__(self, data: bytes, kind: int) -> None:
-        if len(data) > MAX_MESSAGE_BYTES:
-            raise MessageError(f"{len(data)} bytes in one message, at most {MAX_MESSAGE_BYTES} are allowed")
-        self._data = data
-        self._position = 0
-        version, told = self.take(2)
-        if version != _VERSION:
-            raise MessageError(f"unknown version {version} of an exchange")
-        if kind and told != kind:
-            raise MessageError(f"an answer of kind {told} to a request of kind {kind}")
-        self.kind = told
-
-    def take(self, size: int) -> bytes:
-        end = self._position + size
-        if end > len(self._data):
-            raise MessageError(f"truncated: {size} bytes expected at {self._position} of {len(self._data)}")
-        part = self._data[self._position : end]
-        self._position = end
-        return part
-
-    def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
-        return layout.unpack(self.take(layout.size))
-
-    def flag(self) -> bool:
-        (value,) = self.take(1)
-        if value > 1:
-            raise MessageError(f"{value} is neither yes nor no")
-        return value == 1
-
-    def remaining(self) -> int:
-        return len(self._data) - self._position
-
-    def finish(self) -> None:
-        if self.remaining():
-            raise MessageError(f"{self.remaining()} bytes too many")
+def _open(data: bytes, kind: int | None = None) -> tuple[Reader, int]:
+    """Check the start of a message and return what reads the rest, and its kind."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise MessageError(f"{len(data)} bytes in one message, at most {MAX_MESSAGE_BYTES} are allowed")
+    reader = Reader(data)
+    version, told = reader.take(2)
+    if version != _VERSION:
+        raise MessageError(f"unknown version {version} of an exchange")
+    if kind is not None and told != kind:
+        raise MessageError(f"an answer of kind {told} to a request of kind {kind}")
+    return reader, told
 
 
 # --- records
@@ -157,8 +127,7 @@ def _seconds(age: float) -> int:
 
 
 def _entry(record: MemberRecord, view: View, now: float) -> bytes:
-    update = encode_update(record)
-    return b"".join((_SHORT.pack(len(update)), update, _SHORT.pack(_seconds(view.heard_age(record.id, now)))))
+    return _AGE.pack(_seconds(view.heard_age(record.id, now))) + encode_update(record)
 
 
 def _page(records: Iterable[MemberRecord], view: View, now: float) -> tuple[bytes, int, bool]:
@@ -175,26 +144,20 @@ def _page(records: Iterable[MemberRecord], view: View, now: float) -> tuple[byte
     return b"".join((_COUNT.pack(len(entries)), *entries)), len(entries), has_more
 
 
-def _read_record(data: bytes) -> MemberRecord:
-    """Decode one record, which has the form that it has in a datagram."""
-    return decode_datagram(encode_datagram(encode_head(None), [data])).updates[0].record
-
-
-def _read_records(reader: _Reader, *, after: str = "", mask: int = ALL_BUCKETS) -> list[Hearsay]:
+def _read_records(reader: Reader, *, after: str = "", mask: int = ALL_BUCKETS) -> list[Hearsay]:
     (count,) = reader.unpack(_COUNT)
-    if count * _ENTRY_BYTES > reader.remaining():
+    if count * SMALLEST_UPDATE_BYTES > reader.remaining():
         raise MessageError(f"{count} records do not fit into {reader.remaining()} bytes")
     heard: list[Hearsay] = []
     for _ in range(count):
-        (size,) = reader.unpack(_SHORT)
-        record = _read_record(reader.take(size))
-        (age,) = reader.unpack(_SHORT)
+        update = decode_update(reader)
+        record = update.record
         if record.id <= after:
             raise MessageError(f"the record of {record.id} comes after that of {after}")
         if not is_in(record.id, mask):
             raise MessageError(f"the record of {record.id} was not asked for")
         after = record.id
-        heard.append(Hearsay(record, float(age)))
+        heard.append(Hearsay(record, float(round(update.age * _UNITS))))
     reader.finish()
     return heard
 
@@ -211,8 +174,8 @@ def answer(request: bytes, view: View, now: float) -> tuple[bytes, list[Hearsay]
     Raises:
         MessageError: the request is malformed.
     """
-    reader = _Reader(request, 0)
-    match reader.kind:
+    reader, kind = _open(request)
+    match kind:
         case 1:
             return _answer_sync(reader, view, now), []
         case 2:
@@ -221,18 +184,18 @@ def answer(request: bytes, view: View, now: float) -> tuple[bytes, list[Hearsay]
             return _start(_SHOW), _read_records(reader)
         case 4:
             return _answer_fetch(reader, view), []
-        case kind:
+        case _:
             raise MessageError(f"unknown request kind {kind}")
 
 
-def _answer_sync(reader: _Reader, view: View, now: float) -> bytes:
+def _answer_sync(reader: Reader, view: View, now: float) -> bytes:
     theirs = BucketHashes.decode(reader.take(HASHES_BYTES))
     reader.finish()
     mask = view.hashes.differing(theirs)
     return _start(_SYNC) + _MASK.pack(mask) + _list(view, mask, "", now)
 
 
-def _answer_list(reader: _Reader, view: View, now: float) -> bytes:
+def _answer_list(reader: Reader, view: View, now: float) -> bytes:
     (mask,) = reader.unpack(_MASK)
     (size,) = reader.take(1)
     if size not in (0, 16):
@@ -250,14 +213,14 @@ def _list(view: View, mask: int, after: str, now: float) -> bytes:
     return bytes((has_more,)) + page
 
 
-def _answer_fetch(reader: _Reader, view: View) -> bytes:
+def _answer_fetch(reader: Reader, view: View) -> bytes:
     (count,) = reader.take(1)
-    refs = [BodyRef(*reader.unpack(_REF)) for _ in range(count)]
+    digests = [reader.take(DIGEST_BYTES) for _ in range(count)]
     reader.finish()
     parts = [_start(_FETCH), bytes((count,))]
     room = MAX_MESSAGE_BYTES - 3 - count * _COUNT.size
-    for ref in refs:
-        body = view.body(ref)
+    for digest in digests:
+        body = view.body(digest)
         data = body.data if body is not None and len(body.data) <= room else b""
         room -= len(data)
         parts += [_COUNT.pack(len(data)), data]
@@ -267,31 +230,36 @@ def _answer_fetch(reader: _Reader, view: View) -> bytes:
 # --- bodies
 
 
-def encode_fetch(refs: Sequence[BodyRef]) -> bytes:
+def encode_fetch(digests: Sequence[bytes]) -> bytes:
     """Return the request for at most ``MAX_BODIES`` bodies."""
-    return b"".join((_start(_FETCH), bytes((len(refs),)), *(_REF.pack(ref.digest, ref.size) for ref in refs)))
+    return b"".join((_start(_FETCH), bytes((len(digests),)), *digests))
 
 
-def decode_bodies(answer: bytes, refs: Sequence[BodyRef]) -> dict[BodyRef, Body]:
+def decode_bodies(answer: bytes, digests: Sequence[bytes]) -> dict[bytes, Body]:
     """Return the bodies in the answer to :func:`encode_fetch`, those that the answerer has not got left out.
 
     Raises:
         MessageError: the answer is malformed, or a body is not what was asked for.
     """
-    reader = _Reader(answer, _FETCH)
+    reader, _ = _open(answer, _FETCH)
     (count,) = reader.take(1)
-    if count != len(refs):
-        raise MessageError(f"{count} bodies for {len(refs)} that were asked for")
-    found: dict[BodyRef, Body] = {}
-    for ref in refs:
+    if count != len(digests):
+        raise MessageError(f"{count} bodies for {len(digests)} that were asked for")
+    found: dict[bytes, Body] = {}
+    for digest in digests:
         (size,) = reader.unpack(_COUNT)
         if size:
-            found[ref] = Body.read(ref, reader.take(size))
+            found[digest] = Body.read(digest, reader.take(size))
     reader.finish()
     return found
 
 
 # --- the side that asks
+
+
+def _is_news(ours: MemberRecord, theirs: MemberRecord | None) -> bool:
+    """Tell whether a record is worth showing; newer vitals alone are not, they travel with refreshes."""
+    return theirs is None or supersedes(attrs.evolve(ours, vitals=theirs.vitals), theirs)
 
 
 class _Phase(Enum):
@@ -365,20 +333,23 @@ class AskerExchange:
             case _Phase.COMPARING:
                 return self._compared(answer, now)
             case _Phase.READING:
-                return self._read(_Reader(answer, _LIST), now)
+                return self._read(_open(answer, _LIST)[0], now)
             case _Phase.SHOWING:
-                _Reader(answer, _SHOW).finish()
+                _open(answer, _SHOW)[0].finish()
                 return self._show_request(now) if self._to_show else None
             case _:
                 raise MessageError("an answer to nothing")
 
     def _compared(self, answer: bytes, now: float) -> bytes | None:
-        reader = _Reader(answer, _SYNC)
+        reader, _ = _open(answer, _SYNC)
         (self._mask,) = reader.unpack(_MASK)
         return self._read(reader, now)
 
-    def _read(self, reader: _Reader, now: float) -> bytes | None:
-        has_more = reader.flag()
+    def _read(self, reader: Reader, now: float) -> bytes | None:
+        (more,) = reader.take(1)
+        if more > 1:
+            raise MessageError(f"{more} is neither yes nor no")
+        has_more = more == 1
         heard = _read_records(reader, after=self._cursor, mask=self._mask)
         if has_more and not heard:
             raise MessageError("an empty page that is not the last")
@@ -400,11 +371,11 @@ class AskerExchange:
 
     def _turn(self, now: float) -> bytes | None:
         """Go on to show what the answerer has not got."""
-        theirs: Mapping[str, MemberRecord] = self._theirs
+        theirs = self._theirs
         self._to_show = [
             record
             for record in self._view.records()
-            if is_in(record.id, self._mask) and (record.id not in theirs or supersedes(record, theirs[record.id]))
+            if is_in(record.id, self._mask) and _is_news(record, theirs.get(record.id))
         ]
         return self._show_request(now) if self._to_show else None
 

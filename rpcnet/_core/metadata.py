@@ -2,14 +2,8 @@
 
 The rules of this file:
 
-* Tags and services above ``MAX_INLINE_BYTES`` encoded are told as a :class:`BodyRef`: 8 bytes of digest and the size
-  of the body, which is what ``encode_metadata`` makes of them. In a record these are two fields, ``digest`` (empty
-  when tags and services are inline) and ``body_bytes`` (then 0). Its tags and services stay empty until the body is
-  here; what is filled in then takes no part in comparing or encoding records::
-
-      content   name, address, digest, body_bytes, and only if digest is empty: sorted tags, services
-      wire      metadata length 2 = 0xFFFF | digest 8 | body_bytes 4      instead of length and metadata
-
+* What ``encode_metadata`` makes of tags and services is their *body*. One above ``MAX_INLINE_BYTES`` is told by its
+  digest: 4 bytes of size and 8 of hash. The record's tags and services stay empty until the body is here.
 * A body is used only if size and digest are those that were told and it is the one encoding of its content.
 * Bodies are known by what they are, not by whose they are: a thousand workers with the same services have one body.
 * The owner is asked first, then any member, then the owner again, with growing pauses, and after six attempts nobody
@@ -21,22 +15,20 @@ The rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Container, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import attrs
 
 from .members import MAX_INLINE_BYTES
-from .messages import MessageError, _decode_metadata
+from .messages import DIGEST_BYTES, MessageError, decode_metadata
 
 if TYPE_CHECKING:
     import random
 
-__all__ = ["DIGEST_BYTES", "MAX_BODIES", "MAX_FETCH_BYTES", "Body", "BodyRef", "Fetch", "MetadataStore"]
-
-DIGEST_BYTES = 8
-"""Enough against accidents. An owner could make two bodies of one digest, and harm nothing but its own tags."""
+__all__ = ["MAX_BODIES", "MAX_FETCH_BYTES", "Body", "Fetch", "MetadataStore", "digest_of", "size_of"]
 
 MAX_BODIES = 255
 """Bodies asked for at once: their number travels in one byte."""
@@ -44,6 +36,7 @@ MAX_BODIES = 255
 MAX_FETCH_BYTES = 192 << 10
 """Bodies asked for at once, together; a single one may be larger."""
 
+_SIZE = struct.Struct("!I")
 _MAX_STORE_BYTES = 64 << 20
 _MAX_FETCHES = 4
 _MANY = 8
@@ -56,21 +49,21 @@ _SPREAD_PER_MEMBER = 0.002
 _LONGEST_SPREAD = 2.0
 
 
-@attrs.frozen
-class BodyRef:
-    """What is told of a body instead of the body."""
+def digest_of(data: bytes) -> bytes:
+    """Return how to tell encoded tags and services: empty when they are small enough to be told inline.
 
-    digest: bytes
-    """blake2b of the body, 8 bytes."""
-    size: int
-    """Bytes of the body; above ``MAX_INLINE_BYTES``."""
+    Eight bytes of hash are enough against accidents. An owner could make two bodies of one digest, and would harm
+    nothing but its own tags.
+    """
+    if len(data) <= MAX_INLINE_BYTES:
+        return b""
+    return _SIZE.pack(len(data)) + blake2b(data, digest_size=DIGEST_BYTES - _SIZE.size).digest()
 
-    @classmethod
-    def of(cls, data: bytes) -> BodyRef | None:
-        """Return how to tell encoded tags and services; None when they are small enough to be told inline."""
-        if len(data) <= MAX_INLINE_BYTES:
-            return None
-        return cls(blake2b(data, digest_size=DIGEST_BYTES).digest(), len(data))
+
+def size_of(digest: bytes) -> int:
+    """Return the size of the body that a digest tells of."""
+    (size,) = _SIZE.unpack_from(digest)
+    return int(size)
 
 
 @attrs.frozen
@@ -85,15 +78,15 @@ class Body:
     """The services in it."""
 
     @classmethod
-    def read(cls, ref: BodyRef, data: bytes) -> Body:
+    def read(cls, digest: bytes, data: bytes) -> Body:
         """Check and decode a body that somebody sent.
 
         Raises:
-            MessageError: it is not the body that ``ref`` tells of, or not the encoding of tags and services.
+            MessageError: it is not the body of that digest, or not the encoding of tags and services.
         """
-        if BodyRef.of(data) != ref:
-            raise MessageError(f"a body of {len(data)} bytes is not the one of {ref.size} bytes that was asked for")
-        tags, services = _decode_metadata(data)
+        if digest_of(data) != digest:
+            raise MessageError(f"{len(data)} bytes are not the {size_of(digest)} of {digest.hex()} that were asked for")
+        tags, services = decode_metadata(data)
         return cls(data, tags, services)
 
 
@@ -103,7 +96,7 @@ class Fetch:
 
     node_id: str
     """Whom to ask."""
-    refs: tuple[BodyRef, ...]
+    digests: tuple[bytes, ...]
     """What to ask for."""
 
 
@@ -129,85 +122,95 @@ class MetadataStore:
         self._rng = rng
         self._max_body_bytes = max_body_bytes
         self._max_bytes = max_bytes
-        self._own: tuple[BodyRef, Body] | None = None
-        self._owners: dict[BodyRef, dict[str, None]] = {}
-        self._bodies: dict[BodyRef, Body] = {}
+        self._own: tuple[bytes, Body] | None = None
+        self._owners: dict[bytes, dict[str, None]] = {}
+        self._bodies: dict[bytes, Body] = {}
         self._held_bytes = 0
-        self._wants: dict[BodyRef, _Want] = {}
+        self._wants: dict[bytes, _Want] = {}
         self._asked: dict[str, tuple[Fetch, float]] = {}
+        self._timer: float | None = None
+        self._is_timer_known = True
 
     # --- reading
 
-    def body(self, ref: BodyRef) -> Body | None:
+    def body(self, digest: bytes) -> Body | None:
         """Return a body, or None when it is not here."""
-        if self._own is not None and self._own[0] == ref:
+        if self._own is not None and self._own[0] == digest:
             return self._own[1]
-        return self._bodies.get(ref)
+        return self._bodies.get(digest)
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the bodies of others."""
         return self._held_bytes
 
-    def is_wanted(self, ref: BodyRef) -> bool:
+    def is_wanted(self, digest: bytes) -> bool:
         """Tell whether a body is still to be asked for, or being asked for."""
-        want = self._wants.get(ref)
+        want = self._wants.get(digest)
         return want is not None and want.at is not None
 
     # --- what records name
 
-    def set_own(self, data: bytes) -> BodyRef | None:
-        """Keep this node's own tags and services, encoded, and return how to tell them: None when inline.
+    def set_own(self, data: bytes) -> bytes:
+        """Keep this node's own tags and services, encoded, and return how to tell them: empty when inline.
 
         The caller has checked their size; what was set before is forgotten.
         """
-        ref = BodyRef.of(data)
-        self._own = None if ref is None else (ref, Body.read(ref, data))
-        return ref
+        digest = digest_of(data)
+        self._own = None if not digest else (digest, Body.read(digest, data))
+        return digest
 
-    def update(self, node_id: str, old: BodyRef | None, new: BodyRef | None, now: float) -> None:
-        """Take in that another node's record names another body: None is for tags that are inline, or no record."""
+    def update(self, node_id: str, old: bytes, new: bytes, now: float) -> None:
+        """Take in that another node's record names another body: empty is for tags that are inline, or no record."""
         if old == new:
             return
-        if old is not None and node_id in self._owners.get(old, ()):
+        if old and node_id in self._owners.get(old, ()):
             del self._owners[old][node_id]
             self._release(old)
-        if new is not None and MAX_INLINE_BYTES < new.size <= self._max_body_bytes:
+        if new and MAX_INLINE_BYTES < size_of(new) <= self._max_body_bytes:
             self._owners.setdefault(new, {})[node_id] = None
             self.want(new, now)
 
-    def want(self, ref: BodyRef, now: float) -> None:
+    def want(self, digest: bytes, now: float) -> None:
         """Ask again for a body that a record names, if it was given up; does nothing otherwise."""
-        if ref not in self._owners or self.is_wanted(ref):
+        if digest not in self._owners or self.is_wanted(digest):
             return
-        known = self.body(ref)
+        known = self.body(digest)
         if known is not None:
-            self._keep(ref, known)
+            self._keep(digest, known)
         else:
-            self._wants[ref] = _Want(now)
+            self._wants[digest] = _Want(now)
+            self._is_timer_known = False
 
-    def _release(self, ref: BodyRef) -> None:
-        if self._owners[ref]:
+    def _release(self, digest: bytes) -> None:
+        if self._owners[digest]:
             return
-        del self._owners[ref]
-        self._wants.pop(ref, None)
-        if self._bodies.pop(ref, None) is not None:
-            self._held_bytes -= ref.size
+        del self._owners[digest]
+        self._is_timer_known = False
+        self._wants.pop(digest, None)
+        if self._bodies.pop(digest, None) is not None:
+            self._held_bytes -= size_of(digest)
 
-    def _keep(self, ref: BodyRef, body: Body) -> None:
-        self._wants.pop(ref, None)
-        if ref not in self._bodies:
-            self._bodies[ref] = body
-            self._held_bytes += ref.size
+    def _keep(self, digest: bytes, body: Body) -> None:
+        self._wants.pop(digest, None)
+        if digest not in self._bodies:
+            self._bodies[digest] = body
+            self._held_bytes += size_of(digest)
 
     # --- asking
 
     def next_timer(self) -> float | None:
         """Return the Trio time at which :meth:`due` has something to do; None when nothing is wanted."""
+        if not self._is_timer_known:
+            self._timer = self._find_timer()
+            self._is_timer_known = True
+        return self._timer
+
+    def _find_timer(self) -> float | None:
         times = [deadline for _, deadline in self._asked.values()]
         if len(self._asked) < _MAX_FETCHES:
-            asked = self._asked_refs()
-            times += [want.at for ref, want in self._wants.items() if want.at is not None and ref not in asked]
+            asked = frozenset(self._asked_digests())
+            times += [want.at for digest, want in self._wants.items() if want.at is not None and digest not in asked]
         return min(times, default=None)
 
     def due(self, now: float, peers: Sequence[str]) -> list[Fetch]:
@@ -220,42 +223,48 @@ class MetadataStore:
         for fetch, deadline in tuple(self._asked.values()):
             if deadline <= now:
                 self.failed(fetch, now)
-        asked = self._asked_refs()
+        self._is_timer_known = False
+        asked = frozenset(self._asked_digests())
         ready = [
-            (ref, want)
-            for ref, want in self._wants.items()
-            if want.at is not None and want.at <= now and ref not in asked
+            (digest, want)
+            for digest, want in self._wants.items()
+            if want.at is not None and want.at <= now and digest not in asked
         ]
         is_many = len(ready) > _MANY
         if not is_many:
-            ready = [(ref, want) for ref, want in ready if not self._spread(want, now, len(peers))]
-        return [self._ask(node_id, refs, now) for node_id, refs in self._choose(ready, is_many, peers, now).items()]
+            ready = [(digest, want) for digest, want in ready if not self._spread(want, now, len(peers))]
+        return [
+            self._ask(node_id, digests, now)
+            for node_id, digests in self._choose(ready, now, peers, is_many=is_many).items()
+        ]
 
-    def answered(self, fetch: Fetch, bodies: Mapping[BodyRef, Body], now: float) -> list[str]:
+    def answered(self, fetch: Fetch, bodies: Mapping[bytes, Body], now: float) -> list[str]:
         """Take in the bodies that were answered, those that were asked for and not had left out.
 
         Returns:
             The ids of the nodes whose tags and services are known now.
         """
-        self._asked.pop(fetch.node_id, None)
+        asked = self._asked.get(fetch.node_id)
+        in_time = asked is not None and asked[0] is fetch
+        if in_time:
+            del self._asked[fetch.node_id]
+        self._is_timer_known = False
         known: list[str] = []
-        for ref in fetch.refs:
-            body = bodies.get(ref)
-            if ref not in self._wants:
-                continue
-            if body is None:
-                self._put_off(self._wants[ref], now)
-            else:
-                self._keep(ref, body)
-                known += self._owners[ref]
+        for digest in fetch.digests:
+            want, body = self._wants.get(digest), bodies.get(digest)
+            if want is not None and body is not None:
+                self._keep(digest, body)
+                known += self._owners[digest]
+            elif want is not None and in_time:
+                self._put_off(want, now)
         return known
 
     def failed(self, fetch: Fetch, now: float) -> None:
         """Take in that a fetch came to nothing."""
         self.answered(fetch, {}, now)
 
-    def _asked_refs(self) -> set[BodyRef]:
-        return {ref for fetch, _ in self._asked.values() for ref in fetch.refs}
+    def _asked_digests(self) -> list[bytes]:
+        return [digest for fetch, _ in self._asked.values() for digest in fetch.digests]
 
     def _spread(self, want: _Want, now: float, n_peers: int) -> bool:
         """Put a first attempt off by a random moment, once; return whether that was done."""
@@ -266,38 +275,42 @@ class MetadataStore:
         return want.at > now
 
     def _choose(
-        self, ready: Sequence[tuple[BodyRef, _Want]], is_many: bool, peers: Sequence[str], now: float
-    ) -> dict[str, list[BodyRef]]:
+        self, ready: Sequence[tuple[bytes, _Want]], now: float, peers: Sequence[str], *, is_many: bool
+    ) -> dict[str, list[bytes]]:
         """Return whom to ask for what; what cannot be asked now is put off."""
-        anybody = self._rng.choice(peers) if peers and ready else None
-        chosen: dict[str, list[BodyRef]] = {}
-        room = self._max_bytes - self._held_bytes - sum(ref.size for ref in self._asked_refs())
-        for ref, want in ready:
-            node_id = self._whom(ref, want, is_many, peers) or anybody
-            if ref.size > room:
+        if not ready:
+            return {}
+        anybody, alive = self._rng.choice(peers) if peers else None, frozenset(peers)
+        chosen: dict[str, list[bytes]] = {}
+        room = self._max_bytes - self._held_bytes - sum(size_of(digest) for digest in self._asked_digests())
+        for digest, want in ready:
+            node_id = self._whom(digest, want, alive, is_many=is_many) or anybody
+            if size_of(digest) > room:
                 want.at = now + _LONGEST_PAUSE
-            elif node_id is None or not self._has_room(chosen, node_id, ref):
+            elif node_id is None or not self._has_room(chosen, node_id, digest):
                 want.at = now + _SOON if peers else now + _FIRST_PAUSE
             else:
-                chosen.setdefault(node_id, []).append(ref)
-                room -= ref.size
+                chosen.setdefault(node_id, []).append(digest)
+                room -= size_of(digest)
         return chosen
 
-    def _whom(self, ref: BodyRef, want: _Want, is_many: bool, peers: Sequence[str]) -> str | None:
+    def _whom(self, digest: bytes, want: _Want, alive: Container[str], *, is_many: bool) -> str | None:
         """Return an owner if it is an owner's turn."""
         if want.attempts % 3 != int(is_many):
             return None
-        owners = [node_id for node_id in self._owners[ref] if node_id in peers]
+        owners = [node_id for node_id in self._owners[digest] if node_id in alive]
         return self._rng.choice(owners) if owners else None
 
-    def _has_room(self, chosen: Mapping[str, Sequence[BodyRef]], node_id: str, ref: BodyRef) -> bool:
-        refs = chosen.get(node_id)
-        if refs is None:
+    def _has_room(self, chosen: Mapping[str, Sequence[bytes]], node_id: str, digest: bytes) -> bool:
+        digests = chosen.get(node_id)
+        if digests is None:
             return node_id not in self._asked and len(chosen) + len(self._asked) < _MAX_FETCHES
-        return len(refs) < MAX_BODIES and sum(other.size for other in refs) + ref.size <= MAX_FETCH_BYTES
+        return (
+            len(digests) < MAX_BODIES and sum(size_of(other) for other in digests) + size_of(digest) <= MAX_FETCH_BYTES
+        )
 
-    def _ask(self, node_id: str, refs: Sequence[BodyRef], now: float) -> Fetch:
-        fetch = Fetch(node_id, tuple(refs))
+    def _ask(self, node_id: str, digests: Sequence[bytes], now: float) -> Fetch:
+        fetch = Fetch(node_id, tuple(digests))
         self._asked[node_id] = fetch, now + _FETCH_TIMEOUT
         return fetch
 
