@@ -34,7 +34,7 @@ from ._net.identity import Security
 from .call import Peer, ServerCall, current_call
 from .client import ClusterClient
 from .cluster_connection import connect_cluster
-from .config import DetectorConfig, GossipConfig, NodeConfig, RpcConfig, SupervisionConfig
+from .config import DetectorConfig, GossipConfig, NodeConfig, PartitionConfig, RpcConfig, SupervisionConfig
 from .connection import Connection, connect
 from .errors import (
     Aborted,
@@ -81,11 +81,16 @@ from .events import (
     NodeState,
     NodeSuspected,
     NodeUpdated,
+    PartitionDetected,
+    PartitionHealed,
+    PartitionStatus,
+    PartitionSuspected,
 )
 from .node import Node
+from .quorum import KeepMajority, KeepOldest, LeaseQuorum, QuorumStrategy, StaticQuorum
 from .server import Server
 from .service import rpc, service
-from .views import ClusterMembership, NodeRegistry, WorkerRegistry
+from .views import ClusterHealth, ClusterMembership, NodeRegistry, PartitionView, WorkerRegistry
 
 __all__ = [
     "Aborted",
@@ -96,6 +101,7 @@ __all__ = [
     "ClientCall",
     "ClusterClient",
     "ClusterEvent",
+    "ClusterHealth",
     "ClusterMembership",
     "ConfigError",
     "Connection",
@@ -111,6 +117,9 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "JoinError",
+    "KeepMajority",
+    "KeepOldest",
+    "LeaseQuorum",
     "LeastConnections",
     "LoadBalancingStrategy",
     "Middleware",
@@ -133,10 +142,17 @@ __all__ = [
     "NodeUpdated",
     "NotFound",
     "OutOfRange",
+    "PartitionConfig",
+    "PartitionDetected",
+    "PartitionHealed",
+    "PartitionStatus",
+    "PartitionSuspected",
+    "PartitionView",
     "Peer",
     "PermissionDenied",
     "Proceed",
     "ProtocolError",
+    "QuorumStrategy",
     "Random",
     "Reflection",
     "ResourceExhausted",
@@ -149,6 +165,7 @@ __all__ = [
     "Server",
     "ServerCall",
     "ServiceSummary",
+    "StaticQuorum",
     "Status",
     "StatusError",
     "SupervisionConfig",

@@ -66,7 +66,7 @@ class GossipConfig:
 
     A question shares the 600 bytes of that string with its selector and the address of who asks.
     """
-    max_answer_bytes: int = attrs.field(default=512, validator=_between(0, 554))
+    max_answer_bytes: int = attrs.field(default=512, validator=_between(0, 550))
     """The largest answer to a question."""
     max_waiting_events: int = attrs.field(default=64, validator=_between(1, 10_000))
     """Own events and questions still being told, beyond which ``publish`` waits; below ``max_queued_events``."""

@@ -2,21 +2,69 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import attrs
 import trio
 
 from ._core.detector import DetectorSnapshot
+from ._core.partition import PartitionSnapshot
 from ._core.registry import RegistrySnapshot
 from ._tasks.bus import Bus
 from ._tasks.snapshots import MembershipSnapshot, nodes_of
 from ._tasks.subscriptions import EventStream, SubscriptionHub
 from .errors import NoWorkers
-from .events import ClusterEvent, NodeInfo, NodeState
+from .events import ClusterEvent, NodeInfo, NodeState, PartitionStatus
 from .selectors import Selector
 
-__all__ = ["ClusterMembership", "NodeRegistry", "WorkerRegistry"]
+__all__ = ["ClusterHealth", "ClusterMembership", "NodeRegistry", "PartitionView", "WorkerRegistry"]
+
+
+@attrs.frozen
+class PartitionView:
+    """Whether the cluster has fallen apart, as this node sees it at one moment."""
+
+    status: PartitionStatus
+    """Which side this is, as the last ``PartitionDetected`` or ``PartitionHealed`` said; at first ``WHOLE``."""
+    reachable: tuple[NodeInfo, ...]
+    """The nodes that are alive right now, this one included, sorted by id."""
+    unreachable: tuple[NodeInfo, ...]
+    """The members of the last stable point that are suspect or failed right now, sorted by id."""
+    since: float
+    """Since when ``status`` is what it is, in Trio time."""
+    is_suspected: bool
+    """Whether many nodes were lost at once, and it is not yet known what became of them."""
+    has_quorum: bool
+    """Whether the nodes that are reachable right now are enough, by the strategy; without one, more than half."""
+    writable: bool
+    """Whether this node may go on: it has a quorum, and after a loss of it nothing changed for ``stable_after``.
+
+    Always true where ``PartitionConfig.strategy`` is None.
+    """
+
+
+@attrs.frozen
+class ClusterHealth:
+    """A summary of what this node knows of its cluster."""
+
+    alive: int
+    """How many nodes are alive, this one included."""
+    suspect: int
+    """How many are suspected."""
+    failed: int
+    """How many have failed and are remembered."""
+    left: int
+    """How many have left and are remembered."""
+    degraded: tuple[str, ...]
+    """The names of the nodes that are alive but slow, by their own account."""
+    stall: float
+    """Seconds that this node's own event loop stops for at times, in the class that it tells the others."""
+    partition: PartitionStatus
+    """Which side of a partition this node is on."""
+    writable: bool
+    """Whether this node may go on."""
 
 
 class ClusterMembership:
@@ -46,6 +94,59 @@ class ClusterMembership:
         snapshot = self._bus.latest(DetectorSnapshot)
         is_judged = node_id != self.local.id and any(node.id == node_id for node in self.members())
         return snapshot.phi(node_id, trio.current_time()) if snapshot is not None and is_judged else 0.0
+
+    @property
+    def partition(self) -> PartitionView:
+        """Whether the cluster has fallen apart, and who is on this side."""
+        last = self._partition
+        return PartitionView(
+            status=last.status,
+            reachable=tuple([node for node in self.members() if node.state is NodeState.ALIVE]),
+            unreachable=last.lost,
+            since=last.since,
+            is_suspected=last.is_suspected,
+            has_quorum=last.has_quorum,
+            writable=last.writable,
+        )
+
+    @property
+    def has_quorum(self) -> bool:
+        """Whether the nodes that are reachable right now are enough, by ``PartitionConfig.strategy``."""
+        return self._partition.has_quorum
+
+    @property
+    def writable(self) -> bool:
+        """Whether this node may go on with what only one side of a partition may do.
+
+        True while the cluster is whole, and on the side that the strategy chose. False from the moment at which too
+        many nodes are suspected, until enough are back for a while. Nothing else happens: what a node that is not
+        writable refuses to do is its application's decision.
+        """
+        return self._partition.writable
+
+    @property
+    def health(self) -> ClusterHealth:
+        """A summary: members by state, who is slow, and whether the cluster is whole."""
+        nodes, last = self.members(), self._partition
+        states = Counter(node.state for node in nodes)
+        slow = [node.name for node in nodes if node.state is NodeState.ALIVE and node.is_degraded]
+        return ClusterHealth(
+            alive=states[NodeState.ALIVE],
+            suspect=states[NodeState.SUSPECT],
+            failed=states[NodeState.FAILED],
+            left=states[NodeState.LEFT],
+            degraded=tuple(sorted(slow)),
+            stall=self.local.stall,
+            partition=last.status,
+            writable=last.writable,
+        )
+
+    @property
+    def _partition(self) -> PartitionSnapshot:
+        snapshot = self._bus.latest(PartitionSnapshot)
+        if snapshot is None:
+            raise RuntimeError("the node is not running")
+        return snapshot
 
 
 class NodeRegistry:

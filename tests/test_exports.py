@@ -17,6 +17,7 @@ PRESENT: frozenset[str] = frozenset(
     {
         # the node and its settings
         *("Node", "NodeConfig", "GossipConfig", "DetectorConfig", "RpcConfig", "SupervisionConfig", "Security"),
+        *("PartitionConfig", "QuorumStrategy", "KeepMajority", "StaticQuorum", "KeepOldest", "LeaseQuorum"),
         # without a cluster
         *("Server", "connect", "Connection", "connect_cluster"),
         # services
@@ -30,10 +31,12 @@ PRESENT: frozenset[str] = frozenset(
         *("RoundRobin", "Random", "LeastConnections"),
         # what a node knows
         *("ClusterMembership", "NodeRegistry", "WorkerRegistry", "NodeInfo", "NodeState"),
+        *("PartitionView", "ClusterHealth"),
         # events
         *("ClusterEvent", "NodeEvent", "EventsDropped"),
         *("NodeJoined", "NodeUpdated", "NodeSuspected", "NodeRecovered", "NodeFailed", "NodeLeft"),
         *("NodeReplaced", "NodeReaped"),
+        *("PartitionSuspected", "PartitionDetected", "PartitionHealed", "PartitionStatus"),
         # errors
         *("RpcNetError", "Status", "StatusError", "ApplicationError", "Hop"),
         *("CallCancelled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists"),
@@ -52,7 +55,6 @@ LATER: frozenset[str] = frozenset(
         *("HedgePolicy", "CircuitBreaker"),
         *("PowerOfTwoChoices", "Weighted", "LatencyAware", "ConsistentHash", "PreferZone"),
         # events
-        *("PartitionSuspected", "PartitionDetected", "PartitionHealed", "PartitionStatus"),
         *("SelfIsolated", "LinkDegraded", "LocalDegraded", "UserEvent"),
     }
 )
