@@ -51,6 +51,10 @@ class GossipConfig:
     """Seconds between full exchanges of state with one random node; repairs what gossip missed."""
     heal_interval: float = attrs.field(default=10.0, validator=_between(0.5, 3600))
     """Seconds between attempts to reach a seed or a failed node again, for ever: this is what ends a partition."""
+    refresh_interval: float = attrs.field(default=60.0, validator=_between(1, 86400))
+    """Seconds between the signs of life that a node says of itself; they ride on probes and answers."""
+    refresh_per_member: float = attrs.field(default=1.0, validator=_between(0.01, 60))
+    """Seconds of that for each member, if that is more: so all members together say about one per second at most."""
     dead_reap_after: float = attrs.field(default=86400.0, validator=_between(10, 31536000))
     """Seconds a failed or departed node is remembered, so that old news cannot revive it."""
     max_members: int = attrs.field(default=100_000, validator=_between(2, 10_000_000))

@@ -10,7 +10,7 @@ The rules of this file:
 
 Layouts, with the size of each part in bytes::
 
-    identity  sender 16 | boot_id 8 | number 4
+    identity  sender 16 | boot_id 8 | number 8
     EVENT     1 | identity | behind 1 | name 1+n | payload, the rest
     QUESTION  2 | identity | remaining ms 4 | address 1+n | where 1+n | name 1+n | payload, the rest
     RECEIPT   3 | identity | node 16 | flags 1
@@ -33,6 +33,7 @@ from .messages import MessageError, Reader
 
 __all__ = [
     "ANSWER_HEAD_BYTES",
+    "MAX_BEHIND",
     "MAX_NUMBER",
     "MAX_USER_BYTES",
     "Emit",
@@ -58,15 +59,15 @@ __all__ = [
 MAX_USER_BYTES = 600
 """One string: with the largest probe, its seal and some news it still fits into a datagram."""
 
-MAX_NUMBER = 2**32 - 1
-"""The largest number of an event or a question: 32 bits on the wire."""
+MAX_NUMBER = 2**63 - 1
+"""The largest number of an event or a question that is believed."""
 
 MAX_BEHIND = 255
 """The most that :attr:`Event.behind` says."""
 
 _EVENT, _QUESTION, _RECEIPT, _ANSWER, _THANKS = 1, 2, 3, 4, 5
 _PASS_ON, _FOR_ANSWER = 1, 2
-_IDENTITY = struct.Struct("!16sQI")
+_IDENTITY = struct.Struct("!16sQQ")
 _MILLIS = struct.Struct("!I")
 _REMAINING_AT = 1 + _IDENTITY.size
 _MAX_REMAINING = 3600.0
@@ -112,7 +113,7 @@ class Event:
 
     identity: Identity
     behind: int
-    """How many of the sender's events before this one it was still telling, or 255 if there were more."""
+    """How far back the oldest of the sender's events is that it was still telling, at most 255."""
     name: str
     payload: bytes
 
@@ -289,7 +290,7 @@ def encode_thanks(thanks: Thanks) -> bytes:
 
 def _identity(reader: Reader) -> Identity:
     sender, boot_id, number = reader.unpack(_IDENTITY)
-    if boot_id > MAX_BOOT_ID or number == 0:
+    if boot_id > MAX_BOOT_ID or not 1 <= number <= MAX_NUMBER:
         raise MessageError(f"boot id {boot_id} or number {number} out of range")
     return Identity(sender.hex(), boot_id, number)
 

@@ -11,12 +11,17 @@ The rules of this file:
 
 from __future__ import annotations
 
+from typing import Literal
+
 import attrs
 
 from .gossip import transmit_limit
 from .user_messages import Identity, with_remaining
 
-__all__ = ["STRING_OVERHEAD", "UserQueue", "Waiting"]
+__all__ = ["STRING_OVERHEAD", "Key", "UserQueue", "Waiting"]
+
+Key = tuple[Literal["event", "question"], Identity]
+"""What a string is; events and questions are numbered apart."""
 
 STRING_OVERHEAD = 2
 """The length in front of a string in a datagram."""
@@ -46,8 +51,8 @@ class UserQueue:
     def __init__(self, *, multiplier: int, size: int) -> None:
         self._multiplier = multiplier
         self._size = size
-        self._sent: dict[Identity, int] = {}
-        self._levels: list[dict[Identity, Waiting]] = [{}]
+        self._sent: dict[Key, int] = {}
+        self._levels: list[dict[Key, Waiting]] = [{}]
         self.dropped = 0
         """Strings that were dropped because there were too many."""
         self.n_own = 0
@@ -59,7 +64,7 @@ class UserQueue:
     def __contains__(self, key: object) -> bool:
         return key in self._sent
 
-    def own(self) -> tuple[tuple[Identity, Waiting], ...]:
+    def own(self) -> tuple[tuple[Key, Waiting], ...]:
         """Return what this node itself has to say, in the order of :meth:`take`."""
         return tuple((key, waiting) for level in self._levels for key, waiting in level.items() if waiting.is_own)
 
@@ -69,7 +74,7 @@ class UserQueue:
         first = next((waiting for level in self._levels for waiting in level.values()), None)
         return 0 if first is None else len(first.data) + STRING_OVERHEAD
 
-    def put(self, key: Identity, waiting: Waiting) -> None:
+    def put(self, key: Key, waiting: Waiting) -> None:
         """Queue a string."""
         self.discard(key)
         if len(self._sent) >= self._size:
@@ -78,7 +83,7 @@ class UserQueue:
         self._levels[0][key] = waiting
         self.n_own += waiting.is_own
 
-    def discard(self, key: Identity) -> None:
+    def discard(self, key: Key) -> None:
         """Forget a string, if it waits."""
         level = self._sent.pop(key, None)
         if level is not None:
@@ -94,8 +99,8 @@ class UserQueue:
         if not self._sent:
             return []
         limit = transmit_limit(self._multiplier, n_members)
-        chosen: list[Identity] = []
-        gone: list[Identity] = []
+        chosen: list[Key] = []
+        gone: list[Key] = []
         taken: list[bytes] = []
         for sent, level in enumerate(self._levels):
             for key, waiting in level.items():
@@ -111,7 +116,7 @@ class UserQueue:
             self._count(key, limit)
         return taken
 
-    def _count(self, key: Identity, limit: int) -> None:
+    def _count(self, key: Key, limit: int) -> None:
         sent = self._sent[key] + 1
         if sent >= limit:
             self.discard(key)
