@@ -304,8 +304,8 @@ class AskerExchange:
 
     @classmethod
     def show(cls, view: View, records: Sequence[MemberRecord]) -> AskerExchange:
-        """Show records, sorted by id, and read none."""
-        return cls(_Phase.SHOWING, view, records, 0)
+        """Show records of different nodes, and read none."""
+        return cls(_Phase.SHOWING, view, sorted(records, key=lambda record: record.id), 0)
 
     @property
     def is_done(self) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Container, Mapping, Sequence
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
@@ -73,7 +74,7 @@ class Body:
     data: bytes = attrs.field(repr=False)
     """The encoding."""
     tags: Mapping[str, str]
-    """The tags in it."""
+    """The tags in it, not to be changed: records share them."""
     services: tuple[str, ...]
     """The services in it."""
 
@@ -87,7 +88,7 @@ class Body:
         if digest_of(data) != digest:
             raise MessageError(f"{len(data)} bytes are not the {size_of(digest)} of {digest.hex()} that were asked for")
         tags, services = decode_metadata(data)
-        return cls(data, tags, services)
+        return cls(data, MappingProxyType(tags), services)
 
 
 @attrs.frozen
