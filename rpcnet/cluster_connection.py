@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import cast
 
-from ._assembly.client_port import ClientSettings, open_client_port
+import attrs
+import trio
+
+from ._assembly.client_port import ClientSettings, Route, open_client_port
 from ._assembly.cluster_link import ClusterLink
 from ._assembly.common import check_seeds
 from ._clients.middleware import ClientCall
@@ -21,6 +25,9 @@ from .config import RpcConfig
 from .errors import ConfigError, JoinError
 
 __all__ = ["connect_cluster"]
+
+_ASK_INTERVAL = 30.0
+"""Seconds after which sources of seeds are asked again, give or take a fifth."""
 
 
 def connect_cluster(
@@ -51,8 +58,8 @@ def connect_cluster(
 
     Args:
         seeds: where to find nodes: addresses, ``"host:port"``, and all else that :class:`Node` takes. Names, files and
-            other sources are asked while entering. All nodes have addresses of one family, IPv4 or IPv6; which one is
-            found out then, too.
+            other sources are asked while entering, and every 30 seconds from then on. All nodes have addresses of one
+            family, IPv4 or IPv6; which one is found out while entering, too.
         name: the name that the client's certificate proves; default ``"client-<6 random letters>"`` or, with
             :meth:`Security.files`, the one in the certificate.
         security: what is shown and checked; default :meth:`Security.default`.
@@ -74,6 +81,26 @@ def connect_cluster(
     return _connected(checked, settings, balancing)
 
 
+@attrs.define(eq=False, kw_only=True)
+class _SeededLink(ClusterLink):
+    """A link that asks the sources of its seeds again, for ever."""
+
+    book: SeedBook | None = None
+
+    def start_more(self, nursery: trio.Nursery) -> None:
+        """Begin to follow, and to ask."""
+        super().start_more(nursery)
+        if self.book is not None and not self.book.is_static:
+            nursery.start_soon(self._ask_again, self.book, name="rpcnet seeds of a client")
+
+    async def _ask_again(self, book: SeedBook) -> None:
+        while True:
+            await trio.sleep(_ASK_INTERVAL * self.rng.uniform(0.8, 1.2))
+            routes = [Route(self.endpoint, address) for address in await book.addresses()]
+            if routes and len(self.endpoints) == 1:
+                self.seeds = routes
+
+
 @asynccontextmanager
 async def _connected(
     seeds: list[Seed], settings: ClientSettings, balancing: LoadBalancingStrategy | None
@@ -87,6 +114,7 @@ async def _connected(
     if not routes:
         listed = "; ".join(f"{seed}: {answer}" for seed, answer in answers.items())
         raise JoinError(f"no node of the cluster could be reached: {listed}", answers)
-    link = ClusterLink.make(routes, answers, settings.config, rng)
+    link = cast("_SeededLink", _SeededLink.make(routes, answers, settings.config, rng))
+    link.book = book
     async with serving(link, link.enter):
         yield ClusterClient(link, balancing=balancing, retry=settings.retry, middleware=settings.middleware)

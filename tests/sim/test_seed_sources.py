@@ -262,8 +262,10 @@ def test_an_error_names_every_source_and_every_address_with_what_it_answered(tmp
     async def scenario(cluster: SimulatedCluster) -> None:
         cluster.set_name("nodes.example", ["10.9.9.1", "10.9.9.2"])
         missing = (tmp_path / "missing").as_uri()
-        seeds = [NAME, "dns://unknown.example:1", path.as_uri(), missing, Registry([[]]), Silent(), "10.9.9.5:7946"]
-        error = await refused(cluster, *seeds)
+        sources = (Registry([[]]), Silent())
+        error = await refused(
+            cluster, NAME, "dns://unknown.example:1", path.as_uri(), missing, *sources, "10.9.9.5:7946"
+        )
         answers = error.answers
         assert [*answers] == [
             *(NAME, "10.9.9.1:7946", "10.9.9.2:7946"),
@@ -341,14 +343,32 @@ def test_a_client_follows_a_cluster_through_sources() -> None:
     run(scenario)
 
 
+def test_a_client_that_lost_everybody_finds_where_a_name_leads_by_then() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        (old,) = await World(cluster).start(1)
+        cluster.set_name("nodes.example", [old.host])
+        async with rpcnet.connect_cluster([NAME], security=cluster.security) as client:
+            await cluster.crash(old)
+            (new,) = await cluster.start(1)
+            await trio.sleep(90)
+            assert [info.name for info in client.registry.alive()] == ["n0"]  # as it was, since nobody says otherwise
+            cluster.set_name("nodes.example", [new.host])
+            with trio.fail_after(60):
+                while [info.name for info in client.registry.alive()] != ["n1"]:
+                    await trio.sleep(1)
+
+    run(scenario)
+
+
 def test_a_client_that_nobody_answers_names_every_source() -> None:
     async def scenario(cluster: SimulatedCluster) -> None:
-        for seeds in ([Registry([["10.9.9.1:7946"]]), "dns://unknown.example:1"], [Registry([[]])], [Silent()]):
+        several: list[str | SeedSource] = [Registry([["10.9.9.1:7946"]]), "dns://unknown.example:1"]
+        for seeds in (several, [Registry([[]])], [Silent()]):
             with pytest.raises(rpcnet.JoinError) as caught:
                 async with rpcnet.connect_cluster(seeds, security=cluster.security):
                     pass
             answers = caught.value.answers
-            if len(seeds) == 2:
+            if seeds is several:
                 assert answers["<the registry>"] == "names 1 address"
                 assert "10.9.9.1" in answers["10.9.9.1:7946"]
                 assert "unknown.example" in answers["dns://unknown.example:1"]
