@@ -6,6 +6,9 @@ The rules of this file:
 * An update is sent at most ``max(8, multiplier * ceil(log10(N + 1)))`` times by one node and is then dropped
   (memberlist's formula, with a floor, because at N < 10 its 4 leave tails of seconds at 30 % loss).
 * What was sent least goes first, the older before the newer; what is about the receiver goes before everything.
+* An update leaves with its age: how long ago it was first said, as far as nodes have held it.
+* A refresh is no news: it waits for a probe or an answer to ride on, and one node passes it on six times at most. So
+  all of them together cost a bounded share of what travels anyway.
 """
 
 from __future__ import annotations
@@ -13,10 +16,19 @@ from __future__ import annotations
 import math
 from collections.abc import Container
 
-__all__ = ["GossipQueue"]
+from .messages import REFRESH_BYTES, SMALLEST_UPDATE_BYTES, encode_age
+
+__all__ = ["GossipQueue", "RefreshQueue", "transmit_limit"]
 
 _MIN_TRANSMISSIONS = 8
-_SMALLEST_UPDATE = 40
+_REFRESH_TRANSMISSIONS = 6
+_MAX_REFRESHES = 512
+_REFRESHES_PER_DATAGRAM = 16
+
+
+def transmit_limit(multiplier: int, n_members: int) -> int:
+    """Return how often one node sends one update in a cluster of ``n_members``."""
+    return max(_MIN_TRANSMISSIONS, multiplier * math.ceil(math.log10(n_members + 1)))
 
 
 class GossipQueue:
@@ -31,7 +43,7 @@ class GossipQueue:
         self._multiplier = multiplier
         self._max_subjects = max_subjects
         self._sent: dict[str, int] = {}
-        self._levels: list[dict[str, bytes]] = [{}]
+        self._levels: list[dict[str, tuple[bytes, float]]] = [{}]
 
     def __len__(self) -> int:
         return len(self._sent)
@@ -41,15 +53,15 @@ class GossipQueue:
 
     def transmit_limit(self, n_members: int) -> int:
         """Return how often one update is sent in a cluster of ``n_members``."""
-        return max(_MIN_TRANSMISSIONS, self._multiplier * math.ceil(math.log10(n_members + 1)))
+        return transmit_limit(self._multiplier, n_members)
 
-    def put(self, subject: str, update: bytes) -> None:
-        """Queue the newest update about ``subject``; an older one about it is forgotten."""
+    def put(self, subject: str, update: bytes, born: float) -> None:
+        """Queue the newest update about ``subject``, first said at ``born``; an older one about it is forgotten."""
         self.discard(subject)
         if len(self._sent) >= self._max_subjects:
             self._drop_most_sent()
         self._sent[subject] = 0
-        self._levels[0][subject] = update
+        self._levels[0][subject] = (update, born)
 
     def discard(self, subject: str) -> None:
         """Forget what is queued about ``subject``, if anything."""
@@ -58,39 +70,49 @@ class GossipQueue:
             del self._levels[level][subject]
 
     def take(
-        self, budget_bytes: int, n_members: int, first_about: str | None = None, *, without: Container[str] = ()
+        self,
+        budget_bytes: int,
+        n_members: int,
+        first_about: str | None = None,
+        *,
+        now: float,
+        without: Container[str] = (),
     ) -> list[bytes]:
-        """Return updates of at most ``budget_bytes`` together, and count each as sent once.
+        """Return updates with their ages, of at most ``budget_bytes`` together, and count each as sent once.
 
         Args:
             budget_bytes: room in the datagram.
             n_members: the cluster's size, for the transmit limit.
             first_about: id of the receiver: an update about it goes first, so that it can refute.
+            now: Trio time, for the ages.
             without: subjects to leave out, because the datagram says it already.
         """
+        if not self._sent:
+            return []
         limit = self.transmit_limit(n_members)
         self._drop_spent(limit)
         chosen: list[str] = []
         taken: list[bytes] = []
         if first_about is not None and first_about in self._sent and first_about not in without:
-            budget_bytes = self._pick(first_about, budget_bytes, chosen, taken)
+            budget_bytes = self._pick(first_about, budget_bytes, chosen, taken, now)
         for level in self._levels:
             for subject in level:
-                if budget_bytes < _SMALLEST_UPDATE:
+                if budget_bytes < SMALLEST_UPDATE_BYTES:
                     break
                 if subject != first_about and subject not in without:
-                    budget_bytes = self._pick(subject, budget_bytes, chosen, taken)
+                    budget_bytes = self._pick(subject, budget_bytes, chosen, taken, now)
         for subject in chosen:
             self._count(subject, limit)
         return taken
 
-    def _pick(self, subject: str, budget_bytes: int, chosen: list[str], taken: list[bytes]) -> int:
-        update = self._levels[self._sent[subject]][subject]
-        if len(update) > budget_bytes:
+    def _pick(self, subject: str, budget_bytes: int, chosen: list[str], taken: list[bytes], now: float) -> int:
+        update, born = self._levels[self._sent[subject]][subject]
+        whole = encode_age(now - born) + update
+        if len(whole) > budget_bytes:
             return budget_bytes
         chosen.append(subject)
-        taken.append(update)
-        return budget_bytes - len(update)
+        taken.append(whole)
+        return budget_bytes - len(whole)
 
     def _count(self, subject: str, limit: int) -> None:
         sent = self._sent[subject]
@@ -113,3 +135,33 @@ class GossipQueue:
             if level:
                 self.discard(next(iter(level)))
                 return
+
+
+class RefreshQueue:
+    """Encoded refreshes that wait for a ride; of each node the newest."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, tuple[bytes, float, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, subject: str, refresh: bytes, born: float) -> None:
+        """Queue a node's newest refresh, first said at ``born``; the oldest goes when there are too many."""
+        self._waiting.pop(subject, None)
+        self._waiting[subject] = (refresh, born, 0)
+        if len(self._waiting) > _MAX_REFRESHES:
+            del self._waiting[next(iter(self._waiting))]
+
+    def take(self, budget_bytes: int, now: float) -> list[bytes]:
+        """Return refreshes with their ages, the least sent first, and count each as sent once."""
+        if not self._waiting or budget_bytes < REFRESH_BYTES:
+            return []
+        fitting = min(budget_bytes // REFRESH_BYTES, _REFRESHES_PER_DATAGRAM)
+        chosen = sorted(self._waiting.items(), key=lambda item: item[1][2])[:fitting]
+        for subject, (refresh, born, sent) in chosen:
+            if sent + 1 < _REFRESH_TRANSMISSIONS:
+                self._waiting[subject] = (refresh, born, sent + 1)
+            else:
+                del self._waiting[subject]
+        return [encode_age(now - born) + refresh for _, (refresh, born, _) in chosen]

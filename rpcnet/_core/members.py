@@ -2,13 +2,16 @@
 
 The rules of this file:
 
-* A record has two parts that grow independently, and merging takes the greater of each. *Status* is ordered by
+* A record has three parts that grow independently, and merging takes the greater of each. *Status* is ordered by
   ``(boot_id, incarnation, state)`` with Left > Failed > Suspect > Alive (SWIM, section 4.2, plus boot ids and Left).
-  *Metadata* (name, address, tags, services) is ordered by ``(boot_id, meta_version)``.
+  *Metadata* (name, address, tags, services) is ordered by ``(boot_id, meta_version)``. *Vitals*, how the node says it
+  is (its stalls, its place in the network), are ordered by ``(boot_id, epoch)``.
 * So a suspicion that carries old tags never takes back new ones, and new tags never clear a suspicion.
-* ``boot_id`` heads both orders, so a merged record is always of one boot.
-* Only the owner raises its ``boot_id``, ``incarnation`` and ``meta_version``. Should two records claim the same
-  ``meta_version`` with different content, their content decides, the same way on every node.
+* ``boot_id`` heads all three orders, so a merged record is always of one boot.
+* Only the owner raises its ``boot_id``, ``incarnation``, ``meta_version`` and ``epoch``. Should two records claim the
+  same ``meta_version`` or ``epoch`` with different content, their content decides, the same way on every node.
+* Tags and services that are too large for a datagram are told by their digest; a record that has one is complete when
+  their body has been fetched. Whether it has makes no difference to the order.
 * Each part is a maximum over a total order, so merging is commutative, associative and idempotent: nodes that have
   seen the same records agree, whatever the order they saw them in.
 """
@@ -21,6 +24,7 @@ from types import MappingProxyType
 import attrs
 import cbor2
 
+from rpcnet._signals import Coordinates
 from rpcnet.errors import ConfigError
 from rpcnet.events import NodeInfo, NodeState
 
@@ -30,8 +34,10 @@ __all__ = [
     "MAX_INLINE_BYTES",
     "MAX_NAME_CHARS",
     "MAX_TEXT_BYTES",
+    "NO_VITALS",
     "STATE_ORDER",
     "MemberRecord",
+    "Vitals",
     "check_address",
     "check_metadata",
     "encode_metadata",
@@ -67,6 +73,22 @@ def _frozen(tags: Mapping[str, str]) -> Mapping[str, str]:
 
 
 @attrs.frozen
+class Vitals:
+    """How a node says it is."""
+
+    epoch: int = 0
+    """Raised by the owner with every statement; 32 bits."""
+    stall: float = 0.0
+    """Seconds that its event loop stops for at times, in classes; see ``stalls.py``."""
+    coordinates: Coordinates | None = None
+    """Its place in the network; None while it does not know."""
+
+
+NO_VITALS = Vitals()
+"""Of a node that has said nothing."""
+
+
+@attrs.frozen
 class MemberRecord:
     """What one node tells others about a node, itself included."""
 
@@ -88,6 +110,10 @@ class MemberRecord:
     """The tags the node chose."""
     services: tuple[str, ...] = ()
     """The names of the services it serves, sorted."""
+    digest: bytes = b""
+    """Size and hash of the encoded tags and services, where these are too large to travel with the record."""
+    vitals: Vitals = NO_VITALS
+    """How it says it is."""
 
     @property
     def is_present(self) -> bool:
@@ -106,6 +132,7 @@ class MemberRecord:
             tags=self.tags,
             services=self.services,
             meta_version=self.meta_version,
+            stall=self.vitals.stall,
         )
 
 
@@ -118,27 +145,45 @@ def _status(record: MemberRecord) -> tuple[int, int, int]:
     return record.boot_id, record.incarnation, _RANK[record.state]
 
 
-def _content(record: MemberRecord) -> tuple[str, str, tuple[tuple[str, str], ...], tuple[str, ...]]:
-    return record.name, record.address, tuple(sorted(record.tags.items())), record.services
+def _content(record: MemberRecord) -> tuple[str, str, bytes, tuple[tuple[str, str], ...], tuple[str, ...]]:
+    if record.digest:
+        return record.name, record.address, record.digest, (), ()
+    return record.name, record.address, b"", tuple(sorted(record.tags.items())), record.services
 
 
 def _has_newer_metadata(a: MemberRecord, b: MemberRecord) -> bool:
-    ours, theirs = (a.boot_id, a.meta_version), (b.boot_id, b.meta_version)
-    return ours > theirs or (ours == theirs and _content(a) > _content(b))
+    if a.boot_id != b.boot_id:
+        return a.boot_id > b.boot_id
+    if a.meta_version != b.meta_version:
+        return a.meta_version > b.meta_version
+    same = a.tags == b.tags and a.services == b.services and a.digest == b.digest
+    return not (same and a.address == b.address and a.name == b.name) and _content(a) > _content(b)
+
+
+def _saying(vitals: Vitals) -> tuple[int, float, bool, Coordinates]:
+    is_placed = vitals.coordinates is not None
+    return vitals.epoch, vitals.stall, is_placed, vitals.coordinates or (0.0, 0.0, 0.0, 0.0)
+
+
+def _has_newer_vitals(a: MemberRecord, b: MemberRecord) -> bool:
+    if a.vitals is b.vitals or a.boot_id != b.boot_id:
+        return a.boot_id > b.boot_id
+    return _saying(a.vitals) > _saying(b.vitals)
 
 
 def merge(old: MemberRecord, new: MemberRecord) -> MemberRecord:
     """Combine two records of the same node; returns ``old`` itself when ``new`` adds nothing."""
     status = new if _status(new) > _status(old) else old
     metadata = new if _has_newer_metadata(new, old) else old
-    if status is metadata:
+    vitals = new if _has_newer_vitals(new, old) else old
+    if status is metadata is vitals:
         return status
-    return attrs.evolve(metadata, incarnation=status.incarnation, state=status.state)
+    return attrs.evolve(metadata, incarnation=status.incarnation, state=status.state, vitals=vitals.vitals)
 
 
 def supersedes(new: MemberRecord, old: MemberRecord) -> bool:
     """Tell whether merging ``new`` into ``old`` changes anything."""
-    return _status(new) > _status(old) or _has_newer_metadata(new, old)
+    return _status(new) > _status(old) or _has_newer_metadata(new, old) or _has_newer_vitals(new, old)
 
 
 def encode_metadata(tags: Mapping[str, str], services: Sequence[str]) -> bytes:
@@ -179,12 +224,14 @@ def check_address(address: str) -> None:
         raise ConfigError(f"address = {address!r}: must be 'host:port' with a port from 1 to 65535")
 
 
-def check_metadata(name: str, tags: Mapping[str, str], services: Sequence[str]) -> None:
+def check_metadata(
+    name: str, tags: Mapping[str, str], services: Sequence[str], max_bytes: int = MAX_INLINE_BYTES
+) -> None:
     """Check what a node wants to tell about itself.
 
     Raises:
         ConfigError: a name, tag or service is no text or too long, or tags and services together are more than
-            ``MAX_INLINE_BYTES`` encoded; the message names both sizes. Nothing changed.
+            ``max_bytes`` encoded; the message names both sizes. Nothing changed.
     """
     _check_text("name", name, MAX_NAME_CHARS)
     for key, value in tags.items():
@@ -197,5 +244,5 @@ def check_metadata(name: str, tags: Mapping[str, str], services: Sequence[str]) 
         size = len(encode_metadata(tags, services))
     except (cbor2.CBOREncodeError, UnicodeEncodeError) as error:
         raise ConfigError(f"tags and services must be valid Unicode: {error}") from error
-    if size > MAX_INLINE_BYTES:
-        raise ConfigError(f"tags and services take {size} bytes encoded, at most {MAX_INLINE_BYTES} are allowed")
+    if size > max_bytes:
+        raise ConfigError(f"tags and services take {size} bytes encoded, at most {max_bytes} are allowed")

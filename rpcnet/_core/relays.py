@@ -1,9 +1,11 @@
-"""Pings sent on behalf of others (SWIM's indirect probes, section 3.1).
+"""Pings sent on behalf of others (SWIM's indirect probes, section 3.1; Lifeguard's negative answers, section 3.1).
 
 The rules of this file:
 
 * A helper pings the target under a number of its own and passes the answer on under the asker's number.
-* It repeats the ping twice, after a quarter and a half of the time the asker has left, and then forgets it.
+* It repeats the ping twice, after a quarter and a half of the time the asker has left. After four fifths it tells the
+  asker that nothing has come, so that the asker learns that at least the helper is there. It forgets the request when
+  the time is over.
 * The table is bounded: beyond that, requests are ignored, as if they were lost.
 """
 
@@ -13,14 +15,17 @@ import attrs
 
 from .messages import Status
 
-__all__ = ["FIRST_RELAY_SEQ", "Relay", "RelayTable"]
+__all__ = ["FIRST_CHECK_SEQ", "FIRST_RELAY_SEQ", "Relay", "RelayTable"]
 
 FIRST_RELAY_SEQ = 0x8000_0000
 """Numbers from here on belong to relayed pings, the ones below to this node's own probes."""
 
+FIRST_CHECK_SEQ = 0xC000_0000
+"""Numbers from here on belong to pings that check hearsay; see ``hearsay.py``."""
+
 _MAX_RELAYS = 1024
 _LONGEST = 60.0
-_REPEAT_AT = (0.25, 0.5)
+_STEPS = (0.25, 0.5, 0.8)
 
 
 @attrs.define(eq=False)
@@ -41,13 +46,20 @@ class Relay:
     """What the asker believes of the target."""
     expires_at: float
     """After this the answer is of no use."""
-    repeats: list[float]
-    """When to ping again, the next one last."""
+    steps: list[float]
+    """When to ping again, twice, and when to say that nothing came; the next one last."""
+    is_denied: bool = False
+    """Whether the asker has been told that nothing came."""
 
     @property
     def due_at(self) -> float:
         """When something is to be done next."""
-        return self.repeats[-1] if self.repeats else self.expires_at
+        return self.steps[-1] if self.steps else self.expires_at
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether all pings have been sent and the asker is to be told that nothing came."""
+        return not self.steps
 
 
 class RelayTable:
@@ -67,10 +79,10 @@ class RelayTable:
         remaining = min(remaining, _LONGEST)
         if len(self._relays) >= _MAX_RELAYS or remaining <= 0:
             return None
-        seq = FIRST_RELAY_SEQ | (self._count & 0x7FFF_FFFF)
+        seq = FIRST_RELAY_SEQ | (self._count & 0x3FFF_FFFF)
         self._count += 1
-        repeats = [now + part * remaining for part in reversed(_REPEAT_AT)]
-        relay = Relay(seq, asker, asker_seq, target, address, known, now + remaining, repeats)
+        steps = [now + part * remaining for part in reversed(_STEPS)]
+        relay = Relay(seq, asker, asker_seq, target, address, known, now + remaining, steps)
         self._relays[seq] = relay
         return relay
 
@@ -85,14 +97,25 @@ class RelayTable:
         """Return when :meth:`due` has something to do."""
         return min((relay.due_at for relay in self._relays.values()), default=None)
 
+    def get(self, seq: int) -> Relay | None:
+        """Return the request with this number of a ping."""
+        return self._relays.get(seq)
+
+    def towards(self, address: str) -> list[Relay]:
+        """Return the requests whose target is at ``address``."""
+        return [relay for relay in self._relays.values() if relay.address == address]
+
     def due(self, now: float) -> list[Relay]:
-        """Return the requests whose target is to be pinged again, and forget those whose time is over."""
+        """Return the requests with something to do, and forget those whose time is over.
+
+        The target is to be pinged again, or, when that has been done often enough, the asker told; see ``is_spent``.
+        """
         again = []
         for relay in list(self._relays.values()):
             if relay.expires_at <= now:
                 del self._relays[relay.seq]
             elif relay.due_at <= now:
-                while relay.repeats and relay.repeats[-1] <= now:
-                    relay.repeats.pop()
+                while relay.steps and relay.steps[-1] <= now:
+                    relay.steps.pop()
                 again.append(relay)
         return again

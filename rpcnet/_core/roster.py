@@ -8,15 +8,18 @@ The rules of this file:
 * A higher boot id over a member is a replacement, over a failed or departed node it is a new join. The same boot
   coming back from suspect or failed is a recovery.
 * Accusations belong to one (boot id, incarnation) and end with it. Per accuser the greatest phi counts.
+* Of every node it is remembered when it was last known to be alive: heard itself, or vouched for by a refresh.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import attrs
 
-from rpcnet._signals import Accused
+from rpcnet._signals import Accused, VitalsHeard
 from rpcnet.events import (
     ClusterEvent,
     NodeFailed,
@@ -31,12 +34,14 @@ from rpcnet.events import (
     NodeUpdated,
 )
 
-from .members import MemberRecord, merge
+from .antientropy import BucketHashes
+from .members import NO_VITALS, MemberRecord, Vitals, merge
 from .messages import Accusation, quantize
 
-__all__ = ["Member", "Origin", "Roster"]
+__all__ = ["Member", "Origin", "Origins", "Roster"]
 
 _MAX_KEPT_ACCUSERS = 64
+_NOBODY: Mapping[str, Accusation] = MappingProxyType({})
 
 
 @attrs.frozen
@@ -49,24 +54,64 @@ class Origin:
     """The number of the datagram, timer or order."""
     reason: str = "declared failed by another node"
     """For :class:`NodeFailed`."""
+    age: float = 0.0
+    """Seconds since it was first said."""
+    heard_at: float | None = None
+    """When its subject was known to live; when it was first said if left out."""
+
+    @property
+    def born(self) -> float:
+        """When it was first said, as far as nodes have held it."""
+        return self.at - self.age
+
+    @property
+    def lived_at(self) -> float:
+        """When its subject was known to live."""
+        return self.born if self.heard_at is None else self.heard_at
+
+
+class Origins:
+    """Numbers what happens to one node."""
+
+    def __init__(self) -> None:
+        self._cause = 0
+
+    def __call__(self, now: float, age: float = 0.0) -> Origin:
+        """Return the origin of what happens now, said first ``age`` seconds ago."""
+        self._cause += 1
+        return Origin(at=now, cause=self._cause, age=age)
 
 
 @attrs.define(eq=False)
 class Member:
-    """One remembered node."""
+    """One remembered node; there may be many thousands, so it is kept small."""
 
     record: MemberRecord
     """The merged record."""
-    accusations: dict[str, float] = attrs.field(factory=dict)
-    """Phi by accuser, for the current incarnation."""
+    heard_at: float
+    """When it was last known to be alive."""
+    accusations: Mapping[str, Accusation] = _NOBODY
+    """By accuser, for the current incarnation."""
     announced: bool = False
     """Whether :class:`NodeJoined` was said of it."""
     told_at: float = -1.0e9
     """When it was last told directly that it is suspected or failed."""
+    _info: NodeInfo | None = None
 
     def accusation_list(self) -> tuple[Accusation, ...]:
         """Return the accusations as they travel."""
-        return tuple(Accusation(accuser, phi) for accuser, phi in self.accusations.items())
+        return tuple(self.accusations.values())
+
+    def info(self) -> NodeInfo:
+        """Return the record as users see it; the same object until it changes."""
+        if self._info is None:
+            self._info = self.record.info()
+        return self._info
+
+    def replace(self, record: MemberRecord) -> None:
+        """Put another record in the place of the present one."""
+        self.record = record
+        self._info = None
 
 
 class Roster:
@@ -83,12 +128,15 @@ class Roster:
         self._local = local
         self._max_members = max_members
         self._members: dict[str, Member] = {}
+        self._ids: list[str] = []
+        self._hashes = BucketHashes()
+        self._hashes.update(None, local)
         self._gone: dict[str, float] = {}
         self._n_failed = 0
         self.high_water = 1
         for record in known:
             if record.id != local.id:
-                self._insert(Member(record, announced=True), now)
+                self._insert(Member(record, now, announced=True), now)
         self._drop_caches()
 
     def _drop_caches(self) -> None:
@@ -117,17 +165,38 @@ class Roster:
         """Return another node, or None when it is unknown."""
         return self._members.get(node_id)
 
+    def members(self) -> Iterator[Member]:
+        """Yield all other nodes."""
+        return iter(self._members.values())
+
+    def by_key(self, key: str) -> Member | None:
+        """Return the other node whose id begins with ``key``; None when it is unknown or there are two."""
+        at = bisect_left(self._ids, key)
+        found = self._ids[at : at + 2]
+        matching = [node_id for node_id in found if node_id.startswith(key)]
+        return self._members[matching[0]] if len(matching) == 1 else None
+
+    @property
+    def hashes(self) -> BucketHashes:
+        """The hashes of all records, this node's included."""
+        return self._hashes
+
     def records(self) -> tuple[MemberRecord, ...]:
         """Return all records, sorted by id."""
         if self._records is None:
-            everyone = [self._local, *(member.record for member in self._members.values())]
-            self._records = tuple(sorted(everyone, key=lambda record: record.id))
+            own = bisect_left(self._ids, self._local.id)
+            everyone = [self._members[node_id].record for node_id in self._ids]
+            everyone.insert(own, self._local)
+            self._records = tuple(everyone)
         return self._records
 
     def infos(self) -> tuple[NodeInfo, ...]:
         """Return all nodes as users see them, sorted by id."""
         if self._infos is None:
-            self._infos = tuple(record.info() for record in self.records())
+            own = bisect_left(self._ids, self._local.id)
+            everyone = [self._members[node_id].info() for node_id in self._ids]
+            everyone.insert(own, self._local.info())
+            self._infos = tuple(everyone)
         return self._infos
 
     def peers(self) -> list[str]:
@@ -145,6 +214,7 @@ class Roster:
 
     def set_local(self, record: MemberRecord) -> None:
         """Replace this node's own record."""
+        self._hashes.update(self._local, record)
         self._local = record
         self._infos = self._records = None
 
@@ -160,22 +230,41 @@ class Roster:
         if member is None:
             if 1 + len(self._members) >= self._max_members:
                 return None
-            member = Member(record)
+            member = Member(record, origin.lived_at)
             self._insert(member, origin.at)
             heard = self._accuse(member, accusations, origin) if record.state is NodeState.SUSPECT else []
-            return self._transition(member, None, origin) + heard
+            return self._transition(member, None, origin) + heard + _vitals_heard(None, record, origin)
         old = member.record
         new = merge(old, record)
         if new is not old:
             self._replace(member, new, origin.at)
             if _standing(new) != _standing(old):
-                member.accusations.clear()
+                member.accusations = _NOBODY
+                member.heard_at = max(member.heard_at, origin.lived_at)
         told = (record.boot_id, record.incarnation, record.state)
         applies = told == (new.boot_id, new.incarnation, NodeState.SUSPECT)
         heard = self._accuse(member, accusations, origin) if applies else []
         if new is old:
             return heard or None
-        return self._transition(member, old, origin) + heard
+        return self._transition(member, old, origin) + heard + _vitals_heard(old, new, origin)
+
+    def refresh(self, member: Member, vitals: Vitals, origin: Origin) -> list[ClusterEvent] | None:
+        """Take in what a node of the present boot says of itself; returns None when it was known already."""
+        member.heard_at = max(member.heard_at, origin.born)
+        if vitals.epoch <= member.record.vitals.epoch:
+            return None
+        return self.apply(attrs.evolve(member.record, vitals=vitals), origin)
+
+    def complete(self, member: Member, record: MemberRecord, origin: Origin) -> list[ClusterEvent]:
+        """Fill in tags and services that were only named before."""
+        old = member.record
+        if record == old:
+            return []
+        member.replace(record)
+        self._infos = self._records = None
+        if not (member.announced and record.is_present):
+            return []
+        return [NodeUpdated(node=member.info(), previous=old.info(), at=origin.at, cause=origin.cause)]
 
     def reap(self, origin: Origin, after: float) -> list[ClusterEvent]:
         """Forget nodes that failed or left more than ``after`` seconds ago."""
@@ -185,12 +274,14 @@ class Roster:
             if origin.at - since < after:
                 break
             member = self._members.pop(node_id)
+            del self._ids[bisect_left(self._ids, node_id)]
+            self._hashes.update(member.record, None)
             del self._gone[node_id]
             self._n_failed -= member.record.state is NodeState.FAILED
             self._lower_high_water()
             self._drop_caches()
             if member.announced:
-                events.append(NodeReaped(node=member.record.info(), at=origin.at, cause=origin.cause))
+                events.append(NodeReaped(node=member.info(), at=origin.at, cause=origin.cause))
         return events
 
     def next_reap(self, after: float) -> float | None:
@@ -199,12 +290,16 @@ class Roster:
 
     def _insert(self, member: Member, now: float) -> None:
         self._members[member.record.id] = member
+        insort(self._ids, member.record.id)
+        self._hashes.update(None, member.record)
         self._account(member.record, now)
 
     def _replace(self, member: Member, new: MemberRecord, now: float) -> None:
-        old, member.record = member.record, new
+        old = member.record
+        member.replace(new)
+        self._hashes.update(old, new)
         if new.state is old.state:
-            self._drop_caches()
+            self._infos = self._records = None
             return
         self._gone.pop(old.id, None)
         self._n_failed -= old.state is NodeState.FAILED
@@ -226,19 +321,22 @@ class Roster:
         record = member.record
         heard: list[ClusterEvent] = []
         for entry in accusations:
-            phi = quantize(entry.phi)
             known = member.accusations.get(entry.accuser)
-            is_new = known is None and len(member.accusations) < _MAX_KEPT_ACCUSERS
-            if entry.accuser == record.id or not (is_new or (known is not None and phi > known)):
+            said = attrs.evolve(entry, phi=quantize(entry.phi))
+            if known is not None:
+                said = attrs.evolve(said, phi=max(said.phi, known.phi), refused=said.refused or known.refused)
+            has_room = known is not None or len(member.accusations) < _MAX_KEPT_ACCUSERS
+            if entry.accuser == record.id or said == known or not has_room:
                 continue
-            member.accusations[entry.accuser] = phi
+            member.accusations = {**member.accusations, said.accuser: said}
             heard.append(
                 Accused(
                     node_id=record.id,
                     boot_id=record.boot_id,
                     incarnation=record.incarnation,
-                    accuser=entry.accuser,
-                    phi=phi,
+                    accuser=said.accuser,
+                    phi=said.phi,
+                    refused=said.refused,
                     at=origin.at,
                     cause=origin.cause,
                 )
@@ -251,12 +349,12 @@ class Roster:
         new = member.record
         if not new.is_present:
             return self._departure(member, old, origin)
-        node = new.info()
+        node = member.info()
         is_suspect = new.state is NodeState.SUSPECT
         arrival = attrs.evolve(node, state=NodeState.ALIVE) if is_suspect else node
         events = self._arrival(member, old, arrival, origin)
         if is_suspect and (old is None or _standing(old) != _standing(new)):
-            phi, accusers = sum(member.accusations.values()), tuple(member.accusations)
+            phi, accusers = sum(entry.phi for entry in member.accusation_list()), tuple(member.accusations)
             events.append(NodeSuspected(node=node, phi=phi, accusers=accusers, at=origin.at, cause=origin.cause))
         if old is not None and old.boot_id == new.boot_id and _public(old) != _public(new) and not _joins(events):
             events.append(NodeUpdated(node=node, previous=old.info(), at=origin.at, cause=origin.cause))
@@ -291,7 +389,17 @@ def _standing(record: MemberRecord) -> tuple[int, int, NodeState]:
 
 
 def _public(record: MemberRecord) -> tuple[object, ...]:
-    return record.address, record.tags, record.services
+    return record.address, record.tags, record.services, record.vitals.stall
+
+
+def _vitals_heard(old: MemberRecord | None, new: MemberRecord, origin: Origin) -> list[ClusterEvent]:
+    vitals = new.vitals
+    if vitals is (NO_VITALS if old is None else old.vitals) or vitals == NO_VITALS:
+        return []
+    heard = VitalsHeard(
+        node_id=new.id, coordinates=vitals.coordinates, stall=vitals.stall, at=origin.at, cause=origin.cause
+    )
+    return [heard]
 
 
 def _joins(events: Sequence[ClusterEvent]) -> bool:

@@ -4,19 +4,14 @@ The rules of this file:
 
 * It owns the records (``roster.py``) and what is said to others; when to probe whom, and when silence means failure,
   is the failure detector's (``detector.py``). The two know each other by events only.
-* Gossip about failures is believed as it comes. What a full exchange says of suspect or failed members is hearsay
-  that may be old: it becomes a suspicion without accusers, which everybody who hears it checks (memberlist's rule).
-  A goodbye is its owner's own word and is always believed.
-* Alive never beats suspect or failed at the same (boot id, incarnation). Only the owner raises its incarnation, and
-  does so when it hears that it is believed suspect, failed, or further on than it is. When that cannot outbid what
-  is said (a higher boot id, or no incarnation left), it raises its boot id, at most once a second, so that two
-  processes under one name cannot drive each other in a storm.
-* Whoever talks to a node that it believes suspect or failed tells it so: a ping carries what its sender believes of
-  the target, an ack carries what its sender believes of the asker when that is not simply alive. So the refutation
-  of a false suspicion often travels in the very next answer.
+* What is believed of what is heard is in ``belief.py``.
+* Alive never beats suspect or failed at the same (boot id, incarnation). Only the owner raises its incarnation
+  (``own_record.py``).
+* Whoever talks to a node that it believes suspect or failed tells it so, at most once a second.
 * Gossip runs in rounds while there is news and somebody to tell, and is silent otherwise. The first news after a
-  silence goes out at once.
-* A node that was alone does not pass on what its first full exchange taught it, only itself: the others know.
+  silence goes out at once. Signs of life, *refreshes*, ride on probes only.
+* A member of whom nothing was heard for three times the refresh interval is probed out of turn.
+* A node that was alone does not pass on what its first exchange taught it, only itself: the others know.
 * Gossip leaves out a few when many nodes change at the same moment. So an exchange that taught something is followed
   by another one with a random member two seconds later, until one teaches nothing; and so is a failed node's return.
 * Every method either changes nothing and raises, or returns what is to be done, in order.
@@ -24,80 +19,81 @@ The rules of this file:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
-from rpcnet._signals import PeerHeard, ProbeAnswered, ProbeDue, Suspicion, Verdict
+from rpcnet._signals import (
+    LeaseExpired,
+    NewsAged,
+    OwnVitals,
+    PeerHeard,
+    ProbeAnswered,
+    ProbeDue,
+    ProbeNacked,
+    ProbeRefused,
+    Suspicion,
+    Verdict,
+)
 from rpcnet.config import GossipConfig
-from rpcnet.events import ClusterEvent, NodeInfo, NodeLeft, NodeState, NodeUpdated
+from rpcnet.events import NodeInfo, NodeState
 
-from .gossip import GossipQueue
-from .members import MAX_BOOT_ID, MAX_INCARNATION, MemberRecord, check_address, check_metadata, rank
+from .antientropy import BucketHashes
+from .belief import Belief
+from .composer import Composer, UserData
+from .effects import AskOverStream, Deliver, Effect, Emit, FetchMetadata, OpenSync, SendDatagram
+from .exchanges import AskerExchange, Hearsay, answer
+from .gossip import GossipQueue, RefreshQueue
+from .healing import Healing
+from .hearsay import CheckTable
+from .members import MemberRecord, check_address, check_metadata
 from .messages import (
-    MAX_PAYLOAD_BYTES,
     Accusation,
     Ack,
-    Head,
+    Claim,
+    Nack,
     Ping,
     PingReq,
     Status,
     Update,
     decode_datagram,
-    decode_state,
-    encode_datagram,
-    encode_head,
-    encode_state,
-    encode_update,
 )
-from .relays import FIRST_RELAY_SEQ, Relay, RelayTable
-from .roster import Member, Origin, Roster
+from .metadata import Body, Fetch, MetadataStore
+from .own_record import OwnRecord
+from .probe_desk import ProbeDesk
+from .relays import FIRST_CHECK_SEQ, FIRST_RELAY_SEQ
+from .roster import Member, Origin, Origins, Roster
 
 if TYPE_CHECKING:
     import random
 
-__all__ = ["Effect", "Emit", "OpenSync", "SendDatagram", "SwimMachine"]
+__all__ = [
+    "AskOverStream",
+    "Deliver",
+    "Effect",
+    "Emit",
+    "FetchMetadata",
+    "OpenSync",
+    "SendDatagram",
+    "SwimMachine",
+]
 
 _JITTER = 0.2
 _TELL_INTERVAL = 1.0
 _LEAVE_HASTE = 4  # a node that leaves waits for its goodbye to be told, so it gossips at four times the pace
 _SYNC_SOON_AFTER = 2.0
-_MAX_SEEDS = 64
 _SYNC_SCALE_FROM = 32
-
-
-@attrs.frozen
-class SendDatagram:
-    """Seal ``payload`` and send it."""
-
-    address: str
-    payload: bytes
-
-
-@attrs.frozen
-class OpenSync:
-    """Exchange full states with the node at ``address``: send ours, read its, hand that to ``handle_state``."""
-
-    address: str
-
-
-@attrs.frozen
-class Emit:
-    """Tell the other tasks."""
-
-    event: ClusterEvent
-
-
-Effect = SendDatagram | OpenSync | Emit
+_LEASES_AT_ONCE = 8
 
 
 class SwimMachine:
     """One node's view of the cluster.
 
-    Whoever drives it performs the effects in order. A full exchange is symmetrical: the asker sends
-    :meth:`state_payload`; the asked hands that to :meth:`handle_state` and then answers with its own
-    :meth:`state_payload`, which the asker hands to :meth:`handle_state`.
+    Whoever drives it performs the effects in order. For :class:`OpenSync` it runs :meth:`exchange` over a stream and
+    hands what that learns to :meth:`hear`; the other side answers with :meth:`answer_exchange`. For
+    :class:`FetchMetadata` it sends the request and hands the answer to :meth:`fetched`.
 
     Args:
         local: this node's own record, alive.
@@ -106,6 +102,8 @@ class SwimMachine:
         now: Trio time.
         seeds: addresses that are tried again for ever while the node is alone or most others are gone.
         known: records of a previous machine of this process; nothing is announced for them.
+        user: user data that rides along.
+        started: the boot id that this process started with; that of ``local`` if left out.
 
     Raises:
         ConfigError: name, address, tags or services cannot be told to others.
@@ -120,21 +118,50 @@ class SwimMachine:
         now: float,
         seeds: Sequence[str] = (),
         known: Sequence[MemberRecord] = (),
+        user: UserData | None = None,
+        started: int | None = None,
     ) -> None:
-        check_metadata(local.name, local.tags, local.services)
+        check_metadata(local.name, local.tags, local.services, config.max_metadata_bytes)
         check_address(local.address)
         self._config = config
         self._rng = rng
+        self._store = MetadataStore(rng=rng, max_body_bytes=config.max_metadata_bytes)
+        self._origins = Origins()
         self._roster = Roster(local, known, max_members=config.max_members, now=now)
         self._queue = GossipQueue(multiplier=config.transmit_multiplier, max_subjects=config.max_members)
-        self._relays = RelayTable()
-        self._seeds = list(dict.fromkeys(seeds))[:_MAX_SEEDS]
-        self._cause = 0
-        self._may_reboot_at = now
+        self._refreshes = RefreshQueue()
+        self._user = user
+        self._composer = Composer(self._roster, self._queue, self._refreshes, user)
+        self._own = OwnRecord(
+            roster=self._roster,
+            queue=self._queue,
+            refreshes=self._refreshes,
+            store=self._store,
+            composer=self._composer,
+            origins=self._origins,
+            config=config,
+            rng=rng,
+            started=local.boot_id if started is None else started,
+            now=now,
+        )
+        self._desk = ProbeDesk(self._roster, self._composer, self._own.defend)
+        self._checks = CheckTable()
+        self._healing = Healing(seeds, config.heal_interval, rng, now)
+        self._belief = Belief(
+            roster=self._roster,
+            queue=self._queue,
+            refreshes=self._refreshes,
+            store=self._store,
+            checks=self._checks,
+            own=self._own,
+            origins=self._origins,
+            config=config,
+            on_gap=self._sync_soon,
+        )
         self._gossip_at = now
         self._sync_at = now + self._jittered(config.sync_interval)
-        self._heal_at = now + self._jittered(config.heal_interval)
-        self._queue_local()
+        for record in known:
+            self._store.update(record.id, b"", record.digest, now)
 
     # --- reading
 
@@ -156,11 +183,30 @@ class SwimMachine:
         """Return all records, sorted by id."""
         return self._roster.records()
 
-    def state_payload(self) -> bytes:
-        """Return the full state for an exchange over a stream."""
-        return encode_state(self._roster.records())
+    @property
+    def hashes(self) -> BucketHashes:
+        """The hashes of all records."""
+        return self._roster.hashes
 
-    # --- what others say
+    def heard_age(self, node_id: str, now: float) -> float:
+        """Return the seconds since a node was known to live; 0 for this one."""
+        member = self._roster.get(node_id)
+        return 0.0 if member is None else max(now - member.heard_at, 0.0)
+
+    def body(self, digest: bytes) -> Body | None:
+        """Return a body of metadata, or None when it is not here."""
+        return self._store.body(digest)
+
+    @property
+    def has_lost_name(self) -> bool:
+        """Whether another node keeps this node's name; this one says nothing any more."""
+        return self._own.has_lost_name
+
+    @property
+    def _has_news(self) -> bool:
+        return bool(len(self._queue) or (self._user is not None and len(self._user)))
+
+    # --- datagrams
 
     def handle_datagram(self, payload: bytes, source: str, now: float) -> list[Effect]:
         """Take in an opened membership datagram that came from the address ``source``.
@@ -169,138 +215,147 @@ class SwimMachine:
             MessageError: it is malformed; nothing changed.
         """
         datagram = decode_datagram(payload)
-        origin = self._origin(now)
-        effects: list[Effect] = []
+        head, effects = datagram.head, list[Effect]()
+        speaker = head.node if isinstance(head, Ack) else None if head is None else head.sender
+        has_sample = False
         for update in datagram.updates:
-            effects += self._hear(update.record, origin, update.accusations)
-        match datagram.head:
-            case Ping() as ping if ping.target == self.local.id and ping.sender != self.local.id:
-                effects += self._answer(ping, source, now)
-            case PingReq() as request if request.sender != self.local.id:
-                effects += self._help(request, source, now)
-            case Ack() as ack if ack.node != self.local.id:
-                carried = [update.record for update in datagram.updates if update.record.id == ack.node]
-                effects += self._handle_ack(ack, carried, source, origin)
+            origin = self._origins(now, update.age)
+            heard = self._belief.hear(update.record, origin, update.accusations)
+            if heard and not has_sample and update.record.id != speaker:
+                has_sample = True
+                effects.append(Emit(NewsAged(update.age, at=now, cause=origin.cause)))
+            effects += heard
+        for refresh in datagram.refreshes:
+            effects += self._belief.hear_refresh(refresh, now)
+        if datagram.user:
+            effects.append(Deliver(datagram.user, source))
+        match head:
+            case None:
+                pass
+            case Claim():
+                if head.sender == self.local.id:
+                    effects += self._own.contest(head, now)
+            case _ if head.sender == self.local.id:
+                pass
+            case Ping():
+                effects += self._desk.answer(head, source, now)
+            case PingReq():
+                effects += self._desk.help(head, source, now)
+            case Nack():
+                effects += self._handle_nack(head, now)
+            case Ack():
+                carried = [update.record for update in datagram.updates if update.record.id == head.node]
+                effects += self._handle_ack(head, carried, source, self._origins(now))
         return effects
 
-    def handle_state(self, payload: bytes, now: float) -> list[Effect]:
-        """Take in a peer's full state, asked for or offered.
+    def _handle_nack(self, nack: Nack, now: float) -> list[Effect]:
+        cause = self._origins(now).cause
+        nacked = ProbeNacked(
+            node_id=nack.target, seq=nack.seq, helper=nack.sender, refused=nack.refused, at=now, cause=cause
+        )
+        return [Emit(nacked)]
+
+    def _handle_ack(self, ack: Ack, carried: Sequence[MemberRecord], source: str, origin: Origin) -> list[Effect]:
+        effects = self._hear_first_hand(ack, origin)
+        if FIRST_RELAY_SEQ <= ack.seq < FIRST_CHECK_SEQ:
+            return effects + self._desk.pass_on(ack, carried, origin.at)
+        if ack.asked is not None:
+            return effects + self._replaced_at(source, ack, origin)
+        member = self._roster.get(ack.node)
+        if member is not None and member.record.boot_id == ack.status.boot_id:
+            is_direct = ack.sender == ack.node
+            answered = ProbeAnswered(
+                node_id=ack.node,
+                seq=ack.seq,
+                via=None if is_direct else ack.sender,
+                coordinates=ack.coordinates if is_direct else None,
+                at=origin.at,
+                cause=origin.cause,
+            )
+            effects.append(Emit(answered))
+            effects += self._tell(member, origin.at)
+        if ack.you is not None:
+            self._own.defend(ack.you, origin.at)
+        if ack.is_stranger or (ack.you is not None and ack.you != Status.of(self.local)):
+            effects.append(self._composer.send(source, None, origin.at, first=[Update(self.local)]))
+        return effects
+
+    def _hear_first_hand(self, ack: Ack, origin: Origin) -> list[Effect]:
+        """Take in what an answer says of the node that gave it."""
+        status, effects = ack.status, list[Effect]()
+        checked = self._checks.settle(ack.node)
+        if checked is not None and checked.boot_id == status.boot_id:
+            effects += self._belief.hear(checked, origin, ())
+        member = self._roster.get(ack.node)
+        if member is None or member.record.boot_id != status.boot_id:
+            return effects
+        if ack.sender == ack.node:
+            member.heard_at = origin.at
+        if status.state not in (NodeState.ALIVE, NodeState.LEFT):
+            return effects
+        old = member.record
+        if (old.incarnation, old.state) == (status.incarnation, status.state):
+            return effects
+        record = attrs.evolve(old, incarnation=status.incarnation, state=status.state)
+        return effects + self._belief.hear(record, origin, ())
+
+    def _replaced_at(self, source: str, ack: Ack, origin: Origin) -> list[Effect]:
+        """Declare a node failed whose address answers as another node: its process is gone."""
+        member = self._present(ack.asked or "")
+        if member is None or member.record.address != source or ack.node == ack.asked:
+            return []
+        origin = attrs.evolve(origin, reason="another node has its address now")
+        return self._belief.hear(attrs.evolve(member.record, state=NodeState.FAILED), origin, ())
+
+    # --- exchanges
+
+    def exchange(self) -> AskerExchange:
+        """Return the asking side of an exchange with another node."""
+        return AskerExchange.sync(self, max_records=self._config.max_members)
+
+    def answer_exchange(self, request: bytes, now: float) -> tuple[bytes, list[Effect]]:
+        """Answer a request of another node's exchange.
 
         Raises:
             MessageError: it is malformed; nothing changed.
         """
-        records = decode_state(payload)
-        origin = self._origin(now)
-        was_alone = not self._roster.peers()
-        effects: list[Effect] = []
-        for record in records:
-            heard = self._as_hearsay(record)
-            is_history = not heard.is_present and self._present(heard.id) is None
-            effects += self._hear(heard, origin, (), is_quiet=was_alone or is_history)
-        if was_alone and self._roster.peers():
-            self._queue_local()
-        if effects:
-            self._sync_soon(now)
-        return effects
+        reply, shown = answer(request, self, now)
+        return reply, self.hear(shown, now)
 
-    def _as_hearsay(self, record: MemberRecord) -> MemberRecord:
-        """Soften what an exchange says of the failed: a suspicion, where we count the node as present."""
-        if record.state is NodeState.FAILED and self._present(record.id) is not None:
-            return attrs.evolve(record, state=NodeState.SUSPECT)
-        return record
+    def hear(self, heard: Sequence[Hearsay], now: float) -> list[Effect]:
+        """Take in records that an exchange taught."""
+        return self._belief.hear_exchange(heard, now)
 
-    def _hear(
-        self, record: MemberRecord, origin: Origin, accusations: Sequence[Accusation], *, is_quiet: bool = False
-    ) -> list[Effect]:
-        if record.id == self.local.id:
-            self._defend(Status.of(record), origin.at)
-            return []
-        n_failed = self._roster.n_failed
-        events = self._roster.apply(record, origin, accusations)
-        if events is None:
-            return []
-        if self._roster.n_failed < n_failed:
-            self._sync_soon(origin.at)
-        if not is_quiet:
-            self._queue_member(record.id)
-        return [Emit(event) for event in events]
+    def joined(self, heard: Sequence[Hearsay], address: str, now: float) -> list[Effect]:
+        """Take in what a node at ``address`` listed when this one joined, and show it what it does not know."""
+        listed = {item.record.id for item in heard}
+        effects = self.hear(heard, now)
+        is_merger = any(node_id not in listed for node_id in self._roster.peers())
+        return [*effects, OpenSync(address)] if is_merger else effects
 
-    def _answer(self, ping: Ping, source: str, now: float) -> list[Effect]:
-        self._defend(ping.known, now)
-        local, asker = self.local, self._roster.get(ping.sender)
-        believed = None if asker is None or asker.record.state is NodeState.ALIVE else Status.of(asker.record)
-        ack = Ack(ping.seq, local.id, local.id, Status.of(local), you=believed, is_stranger=asker is None)
-        is_outdated = (ping.known.boot_id, ping.known.meta_version) != (local.boot_id, local.meta_version)
-        return [self._send(source, ack, about=ping.sender, first=[Update(local)] if is_outdated else [])]
+    def fetched(self, fetch: Fetch, reply: bytes | None, now: float) -> list[Effect]:
+        """Take in what a node answered to :class:`FetchMetadata`; None if it did not.
 
-    def _help(self, request: PingReq, source: str, now: float) -> list[Effect]:
-        if request.target == self.local.id:
-            return self._answer(Ping(request.seq, request.sender, request.target, request.known), source, now)
-        member = self._roster.get(request.target)
-        relay = self._relays.open(
-            asker=source,
-            asker_seq=request.seq,
-            target=request.target,
-            address=request.address if member is None else member.record.address,
-            known=request.known,
-            remaining=request.remaining,
-            now=now,
-        )
-        return [] if relay is None else [self._ping_for(relay)]
+        Raises:
+            MessageError: it is malformed; it counts as no answer.
+        """
+        return self._belief.fetched(fetch, reply, now)
 
-    def _ping_for(self, relay: Relay) -> Effect:
-        ping = Ping(relay.seq, self.local.id, relay.target, relay.known)
-        return self._send(relay.address, ping, about=relay.target)
-
-    def _handle_ack(self, ack: Ack, carried: Sequence[MemberRecord], source: str, origin: Origin) -> list[Effect]:
-        effects = self._hear_first_hand(ack, origin)
-        if ack.seq >= FIRST_RELAY_SEQ:
-            return effects + self._pass_on(ack, carried)
-        member = self._roster.get(ack.node)
-        if member is not None and member.record.boot_id == ack.status.boot_id:
-            via = None if ack.sender == ack.node else ack.sender
-            answered = ProbeAnswered(node_id=ack.node, seq=ack.seq, via=via, at=origin.at, cause=origin.cause)
-            effects.append(Emit(answered))
-            effects += self._tell(member, origin.at)
-        if ack.you is not None:
-            self._defend(ack.you, origin.at)
-        if ack.is_stranger or (ack.you is not None and ack.you != Status.of(self.local)):
-            effects.append(self._send(source, None, about=None, first=[Update(self.local)]))
-        return effects
-
-    def _hear_first_hand(self, ack: Ack, origin: Origin) -> list[Effect]:
-        member, status = self._roster.get(ack.node), ack.status
-        if member is None or member.record.boot_id != status.boot_id:
-            return []
-        if status.state not in (NodeState.ALIVE, NodeState.LEFT):
-            return []
-        record = attrs.evolve(member.record, incarnation=status.incarnation, state=status.state)
-        return self._hear(record, origin, ())
-
-    def _pass_on(self, ack: Ack, carried: Sequence[MemberRecord]) -> list[Effect]:
-        relay = self._relays.close(ack.seq, ack.node)
-        if relay is None:
-            return []
-        answer = Ack(relay.asker_seq, self.local.id, ack.node, ack.status)
-        return [self._send(relay.asker, answer, about=None, first=[Update(record) for record in carried[:1]])]
-
-    # --- what the failure detector and the RPC server say
+    # --- what the other tasks say
 
     def probe_due(self, due: ProbeDue, now: float) -> list[Effect]:
         """Send the pings that the failure detector asks for; ``due.seq`` is below ``FIRST_RELAY_SEQ``."""
-        target = self._present(due.node_id)
-        if target is None:
-            return []
-        record, known, effects = target.record, Status.of(target.record), list[Effect]()
-        if due.direct:
-            ping = Ping(due.seq, self.local.id, record.id, known)
-            effects.append(self._send(record.address, ping, about=record.id))
-        request = PingReq(due.seq, self.local.id, record.id, known, max(due.remaining, 0.0), record.address)
-        for helper_id in due.helpers:
-            helper = self._present(helper_id)
-            if helper is not None:
-                effects.append(self._send(helper.record.address, request, about=helper_id))
-        return effects
+        return self._desk.probe(due, now)
+
+    def refused(self, address: str, now: float) -> list[Effect]:
+        """Take in that nobody has the port at ``address``, as its host says."""
+        origin = self._origins(now)
+        effects: list[Effect] = [
+            Emit(ProbeRefused(node_id=member.record.id, at=now, cause=origin.cause))
+            for member in self._roster.members()
+            if member.record.address == address and member.record.is_present
+        ]
+        return effects + self._desk.refused(address, now)
 
     def suspicion(self, suspicion: Suspicion, now: float) -> list[Effect]:
         """Accuse a node in this node's own name, of whatever incarnation it has by now, and tell it so."""
@@ -308,8 +363,8 @@ class SwimMachine:
         if member is None or member.record.boot_id != suspicion.boot_id or self.local.state is NodeState.LEFT:
             return []
         record = attrs.evolve(member.record, state=NodeState.SUSPECT)
-        accusation = Accusation(self.local.id, suspicion.phi)
-        effects = self._hear(record, self._origin(now), (accusation,))
+        accusation = Accusation(self.local.id, suspicion.phi, suspicion.refused)
+        effects = self._belief.hear(record, self._origins(now), (accusation,))
         return effects + self._tell(member, now) if effects else []
 
     def verdict(self, verdict: Verdict, now: float) -> list[Effect]:
@@ -318,19 +373,28 @@ class SwimMachine:
         if member is None or self.local.state is NodeState.LEFT:
             return []
         record = member.record
-        if (record.boot_id, record.incarnation, record.state) != (
-            verdict.boot_id,
-            verdict.incarnation,
-            NodeState.SUSPECT,
-        ):
+        if (record.boot_id, record.incarnation) != (verdict.boot_id, verdict.incarnation):
             return []
-        origin = attrs.evolve(self._origin(now), reason=verdict.reason)
-        return self._hear(attrs.evolve(record, state=NodeState.FAILED), origin, ())
+        if record.state is not NodeState.SUSPECT and not verdict.is_local:
+            return []
+        origin = attrs.evolve(self._origins(now), reason=verdict.reason)
+        return self._belief.hear(attrs.evolve(record, state=NodeState.FAILED), origin, (), is_quiet=verdict.is_local)
 
     def peer_heard(self, heard: PeerHeard, now: float) -> list[Effect]:
-        """Tell a node that is alive on a connection, but suspect or failed in the records, to refute that."""
+        """Note that a node lives; tell one that is suspect or failed in the records to refute that."""
         member = self._roster.get(heard.node_id)
-        return [] if member is None else self._tell(member, now)
+        if member is None:
+            return []
+        member.heard_at = now
+        return self._tell(member, now)
+
+    def isolated(self, now: float) -> None:
+        """Try to find back at once: this node is cut off."""
+        self._healing.hasten(now)
+
+    def seeds_resolved(self, addresses: Sequence[str]) -> None:
+        """Take in what the seed sources say now."""
+        self._healing.resolve(addresses)
 
     def _tell(self, member: Member, now: float) -> list[Effect]:
         """Let a suspect or failed node know what is said of it, at most once a second."""
@@ -338,9 +402,9 @@ class SwimMachine:
         if record.state not in (NodeState.SUSPECT, NodeState.FAILED) or now < member.told_at + _TELL_INTERVAL:
             return []
         member.told_at = now
-        return [self._send(record.address, None, about=None, first=[Update(record, member.accusation_list())])]
+        return [self._composer.send(record.address, None, now, first=[Update(record, member.accusation_list())])]
 
-    # --- what this node says of itself
+    # --- what the node says
 
     def update_local(
         self,
@@ -355,81 +419,66 @@ class SwimMachine:
         Raises:
             ConfigError: it cannot be told to others; nothing changed.
         """
-        old = self.local
-        new = attrs.evolve(
-            old,
-            tags=old.tags if tags is None else tags,
-            services=old.services if services is None else tuple(sorted(services)),
-            address=old.address if address is None else address,
-        )
-        check_metadata(new.name, new.tags, new.services)
-        check_address(new.address)
-        if new == old:
-            return []
-        new = _with_new_metadata(new, old.meta_version)
-        origin = self._origin(now)
-        self._set_local(new)
-        return [Emit(NodeUpdated(node=new.info(), previous=old.info(), at=origin.at, cause=origin.cause))]
+        return self._own.update(now, tags=tags, services=services, address=address)
+
+    def own_vitals(self, vitals: OwnVitals, now: float) -> list[Effect]:
+        """Take in how this node is."""
+        return self._own.set_vitals(vitals, now)
 
     def join(self, addresses: Sequence[str], now: float) -> list[Effect]:
         """Contact others, and come back if this node had left; the addresses are remembered as seeds."""
-        self._seeds = list(dict.fromkeys((*addresses, *self._seeds)))[:_MAX_SEEDS]
-        local = self.local
-        if local.state is NodeState.LEFT:
-            self._roster.set_local(attrs.evolve(local, state=NodeState.ALIVE))
-            self._defend(Status.of(local), now)
-        self._heal_at = now + self._jittered(self._config.heal_interval)
-        return [OpenSync(address) for address in dict.fromkeys(addresses) if address != local.address]
+        self._healing.remember(addresses)
+        self._own.come_back(now)
+        self._healing.postpone(now)
+        return [OpenSync(address) for address in dict.fromkeys(addresses) if address != self.local.address]
 
     def leave(self, now: float) -> list[Effect]:
         """Say goodbye: the first round now, the others by timer until :attr:`is_leave_spread`."""
         if self.local.state is NodeState.LEFT:
             return []
-        self._set_local(attrs.evolve(self.local, state=NodeState.LEFT))
-        origin = self._origin(now)
-        left = NodeLeft(node=self.local.info(), at=origin.at, cause=origin.cause)
-        return [Emit(left), *self._gossip_round(now)]
+        return [self._own.leave(now), *self._gossip_round(now)]
 
-    def _defend(self, told: Status, now: float) -> None:
-        """Outbid what is said of this node, if it is not what this node says itself."""
-        local = self.local
-        ours, theirs = (local.boot_id, local.incarnation), (told.boot_id, told.incarnation)
-        if theirs < ours:
-            return
-        if theirs == ours and rank(told.state) <= rank(local.state):
-            if told.meta_version > local.meta_version:
-                self._set_local(_with_new_metadata(local, told.meta_version))
-            return
-        if told.boot_id == local.boot_id and told.incarnation < MAX_INCARNATION:
-            self._set_local(attrs.evolve(local, incarnation=told.incarnation + 1))
-        elif told.boot_id < MAX_BOOT_ID and now >= self._may_reboot_at:
-            self._may_reboot_at = now + _TELL_INTERVAL
-            self._set_local(attrs.evolve(local, boot_id=told.boot_id + 1, incarnation=0))
+    def send_user(self, node_id: str, text: bytes, now: float) -> list[Effect]:
+        """Send a string of user data to one node."""
+        member = self._roster.get(node_id)
+        return [] if member is None else self.send_user_to(member.record.address, text, now)
 
-    def _set_local(self, record: MemberRecord) -> None:
-        self._roster.set_local(record)
-        self._queue_local()
+    def send_user_to(self, address: str, text: bytes, now: float) -> list[Effect]:
+        """Send a string of user data to an address."""
+        return [self._composer.send(address, None, now, private=[text])]
 
     # --- timers
 
     def next_timer(self) -> float | None:
         """Return the Trio time at which :meth:`on_timer` has something to do."""
-        times = [self._sync_at, self._heal_at]
-        if len(self._queue) and self._roster.peers():
+        times = [self._sync_at, self._healing.at, self._own.refresh_at]
+        if self._has_news and self._roster.peers():
             times.append(self._gossip_at)
-        optional = (self._relays.next_timer(), self._roster.next_reap(self._config.dead_reap_after))
+        optional = (
+            self._desk.next_timer(),
+            self._checks.next_timer(),
+            self._store.next_timer(),
+            self._roster.next_reap(self._config.dead_reap_after),
+        )
         return min(times + [time for time in optional if time is not None])
 
     def on_timer(self, now: float) -> list[Effect]:
-        """Do what is due: a round of gossip, relayed pings, an exchange, an attempt to heal, forgetting."""
-        effects: list[Effect] = [self._ping_for(relay) for relay in self._relays.due(now)]
-        if now >= self._gossip_at and len(self._queue):
+        """Do what is due: gossip, pings for others, checks of hearsay, exchanges, healing, refreshing, forgetting."""
+        if self.has_lost_name:
+            self._sync_at = self._own.refresh_at = self._gossip_at = self._healing.at = math.inf
+            return []
+        effects: list[Effect] = self._desk.on_timer(now)
+        if now >= self._gossip_at and self._has_news:
             effects += self._gossip_round(now)
+        effects += [self._desk.check(check, now) for check in self._checks.due(now)]
+        if now >= self._own.refresh_at:
+            self._own.refresh(now)
         if now >= self._sync_at:
-            effects += self._sync(now)
-        if now >= self._heal_at:
-            effects += self._heal(now)
-        events = self._roster.reap(self._origin(now), self._config.dead_reap_after)
+            effects += self._expire_leases(now) + self._sync(now)
+        if now >= self._healing.at and (address := self._healing.choose(self._roster, now)) is not None:
+            effects += [] if self.local.state is NodeState.LEFT else [OpenSync(address)]
+        effects += self._fetch(now)
+        events = self._roster.reap(self._origins(now), self._config.dead_reap_after)
         return effects + [Emit(event) for event in events]
 
     def _gossip_round(self, now: float) -> list[Effect]:
@@ -441,68 +490,48 @@ class SwimMachine:
         effects: list[Effect] = []
         for node_id in self._rng.sample(peers, min(self._config.gossip_fanout, len(peers))):
             member = self._present(node_id)
-            if member is not None and len(self._queue):
-                effects.append(self._send(member.record.address, None, about=node_id))
+            if member is not None and self._has_news:
+                effects.append(self._composer.send(member.record.address, None, now, about=node_id))
         return effects
+
+    def _expire_leases(self, now: float) -> list[Effect]:
+        latest = now - self._belief.lease
+        expired = [m for m in self._roster.members() if m.heard_at < latest and m.record.state is NodeState.ALIVE]
+        chosen = self._rng.sample(expired, min(_LEASES_AT_ONCE, len(expired)))
+        return [Emit(LeaseExpired(node_id=member.record.id, at=now)) for member in chosen]
 
     def _sync(self, now: float) -> list[Effect]:
         scale = 1 + max(0, (self._roster.n_present - 1).bit_length() - _SYNC_SCALE_FROM.bit_length() + 1)
         self._sync_at = now + scale * self._jittered(self._config.sync_interval)
-        members = [self._roster.get(node_id) for node_id in self._roster.peers()]
-        addresses = [m.record.address for m in members if m is not None and m.record.state is NodeState.ALIVE]
-        if not addresses or self.local.state is NodeState.LEFT:
+        if self.local.state is NodeState.LEFT:
             return []
-        return [OpenSync(self._rng.choice(addresses))]
+        address = self._random_alive()
+        return [] if address is None else [OpenSync(address)]
+
+    def _random_alive(self) -> str | None:
+        members = (self._roster.get(node_id) for node_id in self._roster.peers())
+        alive = [m.record.address for m in members if m is not None and m.record.state is NodeState.ALIVE]
+        return self._rng.choice(alive) if alive else None
 
     def _sync_soon(self, now: float) -> None:
         self._sync_at = min(self._sync_at, now + self._jittered(_SYNC_SOON_AFTER))
 
-    def _heal(self, now: float) -> list[Effect]:
-        """Try a seed or a failed node, the likelier the more of them there are, so that any partition ends."""
-        self._heal_at = now + self._jittered(self._config.heal_interval)
-        roster = self._roster
-        is_alone = roster.n_present == 1
-        must = is_alone or roster.n_present * 2 < roster.high_water
-        if self.local.state is NodeState.LEFT or not (must or self._rng.random() < roster.n_failed / roster.n_present):
+    def _fetch(self, now: float) -> list[Effect]:
+        due = self._store.next_timer()
+        if due is None or now < due:
             return []
-        seeds = [seed for seed in self._seeds if seed != self.local.address]
-        failed = [record.address for record in roster.failed()]
-        groups = [group for group in (seeds, failed) if group]
-        return [OpenSync(self._rng.choice(self._rng.choice(groups)))] if groups else []
+        effects: list[Effect] = []
+        for fetch in self._store.due(now, self._roster.peers()):
+            member = self._roster.get(fetch.node_id)
+            if member is not None:
+                effects.append(FetchMetadata(member.record.address, fetch))
+        return effects
 
     def _jittered(self, interval: float) -> float:
         return interval * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
 
-    # --- sending
-
-    def _origin(self, now: float) -> Origin:
-        self._cause += 1
-        return Origin(at=now, cause=self._cause)
+    # --- parts of the above
 
     def _present(self, node_id: str) -> Member | None:
         member = self._roster.get(node_id)
         return member if member is not None and member.record.is_present else None
-
-    def _queue_local(self) -> None:
-        self._queue.put(self.local.id, encode_update(self.local))
-
-    def _queue_member(self, node_id: str) -> None:
-        member = self._roster.get(node_id)
-        if member is not None:
-            self._queue.put(node_id, encode_update(member.record, member.accusation_list()))
-
-    def _send(self, address: str, head: Head | None, *, about: str | None, first: Sequence[Update] = ()) -> Effect:
-        """Send a datagram with what must be in it, filled up with news."""
-        start = encode_head(head)
-        updates = [encode_update(update.record, update.accusations) for update in first]
-        room = MAX_PAYLOAD_BYTES - len(start) - 1 - sum(map(len, updates))
-        said = [update.record.id for update in first]
-        updates += self._queue.take(room, self._roster.n_present, about, without=said)
-        return SendDatagram(address, encode_datagram(start, updates))
-
-
-def _with_new_metadata(record: MemberRecord, outbid: int) -> MemberRecord:
-    """Return the record with a meta version above ``outbid``; a new boot id where the 32 bits are used up."""
-    if outbid < MAX_INCARNATION:
-        return attrs.evolve(record, meta_version=outbid + 1)
-    return attrs.evolve(record, boot_id=record.boot_id + 1, incarnation=0, meta_version=0)
