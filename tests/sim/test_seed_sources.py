@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+from _followers import names, until
 from _world import Work, World
 
 import rpcnet
@@ -351,11 +352,9 @@ def test_a_client_that_lost_everybody_finds_where_a_name_leads_by_then() -> None
             await cluster.crash(old)
             (new,) = await cluster.start(1)
             await trio.sleep(90)
-            assert [info.name for info in client.registry.alive()] == ["n0"]  # as it was, since nobody says otherwise
+            assert names(client) == ["n0"]  # as it was, since nobody says otherwise
             cluster.set_name("nodes.example", [new.host])
-            with trio.fail_after(60):
-                while [info.name for info in client.registry.alive()] != ["n1"]:
-                    await trio.sleep(1)
+            await until(lambda: names(client) == ["n1"])
 
     run(scenario)
 
