@@ -248,9 +248,14 @@ class PartitionConfig:
     least_lost: int = attrs.field(default=2, validator=_between(1, 10_000))
     """So many members must be lost at once before a partition is suspected; one that dies is no partition."""
     lost_share: float = attrs.field(default=0.2, validator=_between(0, 1))
-    """And this share of all members."""
-    zone_tag: str = attrs.field(default="zone", validator=attrs.validators.instance_of(str))
-    """The tag that says where a node stands; values that were lost whole are named in ``PartitionSuspected``."""
+    """And this share of all members.
+
+    Members that die by and by have no vote after each stable point. With ``least_lost=1`` and ``lost_share=0`` every
+    failed member keeps its vote until it is back, has left, or is forgotten after ``dead_reap_after``: safer where
+    nodes that were cut off may come back while others go, but every crash counts until it is repaired.
+    """
+    zone_tag: str = attrs.field(default="zone")
+    """The tag that says where a node stands; values that were lost whole are named in the events."""
 
     def __attrs_post_init__(self) -> None:
         """Check what is not a plain number."""
@@ -263,6 +268,8 @@ class PartitionConfig:
             raise ConfigError(f"PartitionConfig.stable_after = {after!r}: must be a number or None")
         if after is not None and not 0.1 <= after <= 3600:
             raise ConfigError(f"PartitionConfig.stable_after = {after!r}: must be from 0.1 to 3600")
+        if not isinstance(self.zone_tag, str):
+            raise ConfigError(f"PartitionConfig.zone_tag = {self.zone_tag!r}: must be the name of a tag")
 
 
 @attrs.frozen(kw_only=True)

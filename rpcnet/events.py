@@ -191,14 +191,17 @@ class PartitionStatus(enum.Enum):
 
 @attrs.frozen
 class PartitionSuspected(ClusterEvent):
-    """So many nodes were lost at once that it looks like a cut network; whether it is one shows later."""
+    """So many nodes were lost at once that it looks like a cut network; whether it is one shows later.
+
+    If they come back before that, nothing more is said of it than their ``NodeRecovered``.
+    """
 
     lost: tuple[NodeInfo, ...]
-    """The nodes that are suspect or failed."""
+    """The nodes that are suspect or failed; more may follow."""
     kept: tuple[NodeInfo, ...]
     """The nodes that are alive, this one included."""
     zones: tuple[str, ...] = ()
-    """The values of the zone tag that were lost whole."""
+    """The values of the zone tag that were lost whole so far."""
 
 
 @attrs.frozen
@@ -211,11 +214,13 @@ class PartitionDetected(ClusterEvent):
     """The nodes that were members at the last stable point and are on no side that this node sees."""
     status: PartitionStatus
     """Which side this is, by the strategy that was chosen."""
+    zones: tuple[str, ...] = ()
+    """The values of the zone tag that are unreachable whole."""
 
 
 @attrs.frozen
 class PartitionHealed(ClusterEvent):
-    """The cluster has come together again."""
+    """A partition that was detected is over: all are back, or those still missing have left or are only a few."""
 
     merged: tuple[NodeInfo, ...]
     """The nodes that came back."""

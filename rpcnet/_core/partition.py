@@ -42,7 +42,7 @@ inside a part. ``StaticQuorum`` and ``LeaseQuorum`` have no such memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import attrs
 
@@ -309,13 +309,13 @@ class PartitionMachine:
 
     def _suspicion(self, now: float, cause: int) -> PartitionSuspected:
         return PartitionSuspected(
-            lost=self._infos(self._lost), kept=self._reachable(), zones=self._lost_zones(), at=now, cause=cause
+            lost=self._infos(self._lost), kept=self._reachable(), zones=self._zones_of(self._lost), at=now, cause=cause
         )
 
-    def _lost_zones(self) -> tuple[str, ...]:
+    def _zones_of(self, lost: Collection[str]) -> tuple[str, ...]:
         tag = self._config.zone_tag
-        zones = {self._nodes[node_id].tags.get(tag) for node_id in self._lost}
-        kept = {node.tags.get(tag) for node_id, node in self._nodes.items() if node_id not in self._lost}
+        zones = {self._nodes[node_id].tags.get(tag) for node_id in lost}
+        kept = {node.tags.get(tag) for node_id, node in self._nodes.items() if node_id not in lost}
         return tuple(sorted(zone for zone in zones - kept if zone is not None))
 
     def _hold_back(self) -> None:
@@ -368,11 +368,15 @@ class PartitionMachine:
             return []
         self._status, self._since, self._detected = status, now, unreachable
         present = [node_id for node_id, node in self._nodes.items() if node.is_usable]
-        return [
-            PartitionDetected(
-                reachable=self._infos(present), unreachable=self._infos(unreachable), status=status, at=now, cause=cause
-            )
-        ]
+        detected = PartitionDetected(
+            reachable=self._infos(present),
+            unreachable=self._infos(unreachable),
+            status=status,
+            zones=self._zones_of(unreachable),
+            at=now,
+            cause=cause,
+        )
+        return [detected]
 
     def _rebase(self) -> None:
         """Let exactly those vote that are members now."""
