@@ -4,7 +4,7 @@ The rules of this file:
 
 * A scenario is a frozen value; with a seed it decides a run completely. It can be written as JSON (``reading.py``).
 * Nodes are named by number, from 0. Times are seconds of the run.
-* A requirement names a measure, a statistic over all runs and a bound; ``measures.py`` says what can be measured.
+* A requirement names a measure, a statistic over all runs and a bound; ``figures.py`` says what can be measured.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Literal
 import attrs
 
 from rpcnet.errors import ConfigError
+
+from .figures import MEASURES, STATISTICS, is_figure
 
 __all__ = [
     "Block",
@@ -146,6 +148,14 @@ class Requirement:
     """As in ``"all_know.p95"``: the name of a measure and the name of a statistic."""
     at_most: float = math.inf
     at_least: float = -math.inf
+
+    def __attrs_post_init__(self) -> None:
+        """Check that there is such a figure."""
+        if not is_figure(self.measure):
+            raise ConfigError(
+                f"measure = {self.measure!r}: must be one of {', '.join(MEASURES)}, "
+                f"a dot, and one of {', '.join(STATISTICS)}"
+            )
 
     def is_met(self, value: float) -> bool:
         """Tell whether a measured value is within the bounds; what could not be measured is not."""

@@ -157,11 +157,11 @@ class ProbeGaps:
         now: the time.
     """
 
-    __slots__ = ("_bound", "_last")
+    __slots__ = ("_last", "bound")
 
     def __init__(self, n_nodes: int, period: float, now: float) -> None:
         self._last = array("d", [now]) * n_nodes
-        self._bound = (2 * n_nodes - 1) * period * _ROUNDING
+        self.bound = (2 * n_nodes - 1) * period * _ROUNDING
 
     def excuse(self, now: float) -> None:
         """Start again, after the node itself stood still."""
@@ -173,10 +173,10 @@ class ProbeGaps:
 
     def check(self, number: int, now: float) -> None:
         """Check a probe."""
-        if now - self._last[number] > self._bound:
+        if now - self._last[number] > self.bound:
             raise InvariantBroken(f"node {number} waited {now - self._last[number]:.1f} s for a probe, at {now}")
         self._last[number] = now
 
     def is_overdue(self, number: int, now: float) -> bool:
         """Tell whether a node waits for too long already."""
-        return now - self._last[number] > self._bound
+        return now - self._last[number] > self.bound

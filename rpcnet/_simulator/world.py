@@ -25,13 +25,22 @@ from rpcnet._core.members import MemberRecord
 from rpcnet._core.swim import Emit, OpenSync, SendDatagram
 from rpcnet._signals import ProbeDue, Signal
 from rpcnet.config import NodeConfig
-from rpcnet.events import ClusterEvent, NodeEvent, NodeFailed, NodeInfo, NodeReaped, NodeState, NodeSuspected, NodeUpdated
+from rpcnet.events import (
+    ClusterEvent,
+    NodeEvent,
+    NodeFailed,
+    NodeInfo,
+    NodeReaped,
+    NodeState,
+    NodeSuspected,
+    NodeUpdated,
+)
 
 from . import beliefs
 from .machines import Machines, Outcome
 from .network import DATAGRAM_OVERHEAD, Network
 from .scenario import Latency
-from .watching import Order, Position, ProbeGaps, check_size, watch
+from .watching import InvariantBroken, Order, Position, ProbeGaps, check_size, watch
 
 __all__ = ["Host", "Note", "World", "id_of"]
 
@@ -413,6 +422,21 @@ class World:
                 self.perform(asker, asker.machines.swim.handle_state(reply, self.now))
 
         self._deliver(host, other, delay, answer)
+
+    # --- at the end
+
+    def check_probes(self) -> None:
+        """Check that no live member waits for a probe of another one for too long already.
+
+        Raises:
+            InvariantBroken: one does.
+        """
+        live = [host for host in self.live() if self.now - host.started_at > host.gaps.bound]
+        for host in live:
+            alive = {node.id for node in host.machines.swim.members() if node.state is NodeState.ALIVE}
+            for other in live:
+                if other is not host and other.id in alive and host.gaps.is_overdue(other.number, self.now):
+                    raise InvariantBroken(f"{host.local.name} probes {other.local.name} no more, at {self.now}")
 
     # --- driving a host
 

@@ -40,6 +40,7 @@ from .demo.summary import Summary, as_data, as_text
 from .demo.view import LiveView, PlainView, SilentView, View
 from .run import run
 from .schema import schema
+from .sim import sim
 
 __all__ = ["app"]
 
@@ -55,6 +56,7 @@ app.command()(agent)
 app.command()(run)
 app.command()(call)
 app.command()(schema)
+app.add_typer(sim, name="sim")
 
 
 @app.command()
