@@ -24,6 +24,7 @@ are Trio's (``with trio.fail_after(0.5): ...``) and travel; cancelling a caller 
 call is one :class:`StatusError`. What the cluster does is heard with ``async with node.events() as events``.
 """
 
+from ._assembly.asking import QueryAnswers
 from ._builtin_contracts import Health, HealthStatus, Reflection, ServiceSummary
 from ._clients.middleware import ClientCall
 from ._context import detached
@@ -85,6 +86,8 @@ from .events import (
     PartitionHealed,
     PartitionStatus,
     PartitionSuspected,
+    QueryReceived,
+    UserEvent,
 )
 from .node import Node
 from .quorum import KeepMajority, KeepOldest, LeaseQuorum, QuorumStrategy, StaticQuorum
@@ -152,6 +155,8 @@ __all__ = [
     "PermissionDenied",
     "Proceed",
     "ProtocolError",
+    "QueryAnswers",
+    "QueryReceived",
     "QuorumStrategy",
     "Random",
     "Reflection",
@@ -173,6 +178,7 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
     "Unknown",
+    "UserEvent",
     "VersionMismatch",
     "WorkerRegistry",
     "WorkerView",

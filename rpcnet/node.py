@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from random import Random
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar
 
 import trio
 
+from ._assembly.asking import Asking, QueryAnswers
 from ._assembly.common import advertised, check_seeds, checked, checked_security, child, hello_of, random_name
 from ._assembly.membership import NodeParts
 from ._builtin.cluster import ClusterService
@@ -24,6 +27,7 @@ from ._net.environment import current_environment
 from ._net.identity import Security
 from ._net.ports import Environment
 from ._net.seeds import SeedBook, SeedSource
+from ._net.snapshot_file import SnapshotFile, next_boot_id
 from ._signals import TagsChanged
 from ._tasks.bus import Bus
 from ._tasks.joining import Joiner
@@ -35,7 +39,8 @@ from ._tasks.supervisor import Supervisor
 from .call import CallHost, ServerCall
 from .client import ClientHost, ClusterClient
 from .config import NodeConfig
-from .events import ClusterEvent, NodeState
+from .errors import ConfigError
+from .events import ClusterEvent, NodeState, QueryReceived
 from .selectors import Selector
 from .statistics import NodeStatistics
 from .views import ClusterMembership, NodeRegistry, WorkerRegistry
@@ -65,11 +70,15 @@ class Node:
             extra ``rpcnet[dns]``; files with an address per line, ``"file:///path"``; and objects with the method of
             :class:`SeedSource`. All but addresses are asked again for ever. The node's own address is skipped; one
             whose seeds name nobody else is the first node of its cluster.
-        tags: what selectors of others look at; with the names of the services at most 512 bytes encoded.
+        tags: what selectors of others look at; with the names of the services at most
+            ``config.gossip.max_metadata_bytes`` encoded. Up to 512 bytes travel with gossip, more are fetched.
         services: objects of classes decorated with :func:`rpcnet.service`.
         middleware: what runs around every call that the node serves, the outermost first; see :class:`Middleware`.
         security: who may join; default :meth:`Security.default`.
         config: settings; default :meth:`NodeConfig.lan`.
+        snapshot: path of a small file in which the node keeps whom it knew and which boot it was, so that it finds back
+            without seeds after a restart, and is taken for a new start even if the clock has gone back. It needs a
+            name of its own. A file that is missing or damaged is logged and written anew.
 
     Raises:
         ConfigError: an argument is wrong, or the port is taken; the message names it.
@@ -91,6 +100,7 @@ class Node:
         middleware: Iterable[Middleware[ServerCall]] = (),
         security: Security | None = None,
         config: NodeConfig | None = None,
+        snapshot: str | None = None,
     ) -> None:
         self._name = name
         self._bind = bind
@@ -99,6 +109,7 @@ class Node:
         self._tags = dict(checked("tags", {} if tags is None else tags, Mapping))
         self._config = checked("config", config or NodeConfig.lan(), NodeConfig)
         self._bus = Bus(self._config.supervision.inbox_size)
+        self._asking = Asking(self._bus, self._config.gossip)
         self._hub = SubscriptionHub(self._config.supervision.subscription_size)
         self._registry = NodeRegistry(self._bus, self._hub)
         host = CallHost(self, self._registry.get, lambda: self._running.endpoint.draining, self._config.rpc)
@@ -116,8 +127,9 @@ class Node:
         check_setting("bind", bind, is_dialled=False)
         if advertise is not None:
             check_setting("advertise", advertise, is_dialled=True)
+        self._snapshot = None if snapshot is None else os.fspath(checked("snapshot", snapshot, str | os.PathLike))
         if name is not None:
-            check_metadata(name, self._tags, self._table.service_names)
+            self._check_metadata(name, self._tags)
         self._supervisor = Supervisor(self._config.supervision, self._bus)
         self._membership = ClusterMembership(self._bus)
         self._client: ClusterClient | None = None
@@ -154,13 +166,20 @@ class Node:
         """Drain, say goodbye, close."""
         if self._lifetime is None:
             raise RuntimeError("the node was not entered")
-        return await self._lifetime.__aexit__(kind, error, traceback)
+        try:
+            return await self._lifetime.__aexit__(kind, error, traceback)
+        finally:
+            self._asking.close()
 
     async def _assemble(self, environment: Environment, security: Security) -> NodeParts:
         rng = environment.rng()
         if self._name is None:
-            self._name = security.name or random_name(environment.hostname(), rng)
-            check_metadata(self._name, self._tags, self._table.service_names)
+            self._name = security.name or self._random_name(environment, rng)
+            self._check_metadata(self._name, self._tags)
+        file = None
+        if self._snapshot is not None:
+            file = SnapshotFile(self._snapshot, environment, security.cluster, self._name)
+        last = None if file is None else await file.load()
         port = await environment.bind(self._bind)
         try:
             address = self._advertise or await advertised(port.local_address, environment)
@@ -168,7 +187,7 @@ class Node:
                 id=node_id_of(security.cluster, self._name),
                 name=self._name,
                 address=address,
-                boot_id=int(environment.wall_clock() * 1000),
+                boot_id=next_boot_id(last, environment.wall_clock()),
                 incarnation=0,
                 state=NodeState.ALIVE,
                 meta_version=1,
@@ -208,9 +227,18 @@ class Node:
             config=self._config,
             rng=rng,
             joiner=Joiner(self._bus, endpoint, local, self._config, joining),
-            seeds=cast("list[str]", self._book),
+            seeds=self._book,
+            file=file,
             lifetimes=ServiceLifetimes(self._services, self._table.contexts),
         )
+
+    def _random_name(self, environment: Environment, rng: Random) -> str:
+        if self._snapshot is not None:
+            raise ConfigError(f"snapshot = {self._snapshot!r}: needs a name, by which the node knows its file again")
+        return random_name(environment.hostname(), rng)
+
+    def _check_metadata(self, name: str, tags: Mapping[str, str]) -> None:
+        check_metadata(name, tags, self._table.service_names, self._config.gossip.max_metadata_bytes)
 
     def _hello(self, first: MemberRecord) -> Hello:
         snapshot = self._bus.latest(MembershipSnapshot)
@@ -305,6 +333,74 @@ class Node:
         """
         return self._registry.subscribe(*kinds)
 
+    async def publish(self, name: str, payload: bytes = b"") -> None:
+        """Tell every node of the cluster something small, this one included: a ``UserEvent`` at each of them.
+
+        Of one sender the events arrive in the order in which it published them, none twice. They travel by gossip and
+        nobody confirms them: a node that joins later does not hear them, and under heavy loss one may be missed, which
+        their numbers show. Returns when the event is on its way, and waits before that while more than
+        ``config.gossip.max_waiting_events`` are still being told. A checkpoint; what is cancelled may have been
+        published, or not.
+
+        Args:
+            name: 1 to 128 characters.
+            payload: together with the name at most ``config.gossip.max_event_bytes``.
+
+        Raises:
+            ConfigError: the name is no good, or both are too large; the message names the sizes. Nothing was sent.
+            RuntimeError: the node does not run, or has left.
+        """
+        await self._asker.publish(name, payload)
+
+    async def query(
+        self,
+        name: str,
+        payload: bytes = b"",
+        *,
+        where: str | Selector = "",
+        timeout: float | None = None,  # noqa: ASYNC109 - it travels with the question
+    ) -> QueryAnswers:
+        """Ask every node whose tags match, this one included, and collect the answers.
+
+        Each of them hears a ``QueryReceived`` and answers with :meth:`respond`. Returns as soon as all have answered
+        that this node knows and that do not fail meanwhile, and otherwise with what has come when the time is over;
+        that is no error. Question and answers are repeated until they are confirmed, so losses cost time only. A
+        checkpoint; cancelling gives the query up.
+
+        Args:
+            name: 1 to 128 characters.
+            payload: together with the name at most ``config.gossip.max_event_bytes``.
+            where: a selector over tags, without regular expressions, which others would have to run.
+            timeout: seconds, at most ``config.gossip.max_query_timeout``; by default it grows with the cluster, see
+                ``config.gossip.query_timeout_factor``.
+
+        Raises:
+            ConfigError: an argument is wrong, or the question is too large; the message names the sizes.
+            RuntimeError: the node does not run, or has left.
+        """
+        return await self._asker.query(name, payload, where, timeout)
+
+    async def respond(self, query: QueryReceived, payload: bytes) -> None:
+        """Answer a question that this node heard. A checkpoint; what is cancelled may have been answered, or not.
+
+        Args:
+            query: the event.
+            payload: at most ``config.gossip.max_answer_bytes``.
+
+        Raises:
+            ConfigError: the answer is too large, or ``query`` is no question.
+            DeadlineExceeded: the question takes no answers any more.
+            FailedPrecondition: it was answered before, or was not put to this node.
+            RuntimeError: the node does not run, or has left.
+        """
+        await self._asker.respond(query, payload)
+
+    @property
+    def _asker(self) -> Asking:
+        if self._running.record.state is NodeState.LEFT:
+            raise RuntimeError("the node has left; make a new one to come back")
+        return self._asking
+
     async def update_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags and tell the cluster; those not named stay. A checkpoint; cancelling does not take them back.
 
@@ -318,7 +414,7 @@ class Node:
         await self._set_tags({key: value for key, value in self._tags.items() if key not in names})
 
     async def _set_tags(self, tags: dict[str, str]) -> None:
-        check_metadata(self.name, tags, self._table.service_names)
+        self._check_metadata(self.name, tags)
         self._tags = tags
         await self._running.order(
             lambda: TagsChanged(dict(self._tags), at=trio.current_time()),

@@ -36,6 +36,7 @@ PRESENT: frozenset[str] = frozenset(
         *("ClusterEvent", "NodeEvent", "EventsDropped"),
         *("NodeJoined", "NodeUpdated", "NodeSuspected", "NodeRecovered", "NodeFailed", "NodeLeft"),
         *("NodeReplaced", "NodeReaped"),
+        *("UserEvent", "QueryReceived", "QueryAnswers"),
         *("PartitionSuspected", "PartitionDetected", "PartitionHealed", "PartitionStatus"),
         # errors
         *("RpcNetError", "Status", "StatusError", "ApplicationError", "Hop"),
@@ -55,7 +56,7 @@ LATER: frozenset[str] = frozenset(
         *("HedgePolicy", "CircuitBreaker"),
         *("PowerOfTwoChoices", "Weighted", "LatencyAware", "ConsistentHash", "PreferZone"),
         # events
-        *("SelfIsolated", "LinkDegraded", "LocalDegraded", "UserEvent"),
+        *("SelfIsolated", "LinkDegraded", "LocalDegraded"),
     }
 )
 
