@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from random import Random
@@ -127,7 +126,7 @@ class Node:
         check_setting("bind", bind, is_dialled=False)
         if advertise is not None:
             check_setting("advertise", advertise, is_dialled=True)
-        self._snapshot = None if snapshot is None else os.fspath(checked("snapshot", snapshot, str | os.PathLike))
+        self._snapshot = None if snapshot is None else checked("snapshot", snapshot, str)
         if name is not None:
             self._check_metadata(name, self._tags)
         self._supervisor = Supervisor(self._config.supervision, self._bus)
@@ -207,8 +206,9 @@ class Node:
             port.close()
             raise
         joining = child(rng)
+        known = [] if last is None else check_seeds([peer.address for peer in last.peers])
         self._book = SeedBook(
-            self._seeds,
+            [*self._seeds, *known],
             environment=environment,
             rng=joining,
             own=(address, port.local_address),
@@ -228,6 +228,7 @@ class Node:
             rng=rng,
             joiner=Joiner(self._bus, endpoint, local, self._config, joining),
             seeds=self._book,
+            must_join=bool(self._seeds),
             file=file,
             lifetimes=ServiceLifetimes(self._services, self._table.contexts),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import attrs
@@ -9,20 +10,27 @@ import trio
 
 from rpcnet._builtin.cluster import ClusterService
 from rpcnet._core.members import MemberRecord
+from rpcnet._net.seeds import SeedBook
+from rpcnet._net.snapshot_file import SnapshotFile
 from rpcnet._signals import Draining, Leaving
 from rpcnet._tasks.failure_detector import FailureDetectorTask
 from rpcnet._tasks.joining import Joiner
 from rpcnet._tasks.membership import MembershipTask
 from rpcnet._tasks.registry import RegistryTask
+from rpcnet._tasks.remembering import RememberingTask
+from rpcnet._tasks.seeding import SeedTask
 from rpcnet._tasks.snapshots import MembershipSnapshot
 from rpcnet._tasks.subscriptions import EventStream, SubscriptionHub
 from rpcnet._tasks.supervisor import NodeTask
+from rpcnet.errors import JoinError
 from rpcnet.events import ClusterEvent
 
 from .common import child
 from .serving import ORDER_TIMEOUT, ServerParts
 
 __all__ = ["NodeParts"]
+
+log = logging.getLogger("rpcnet.node")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -33,13 +41,26 @@ class NodeParts(ServerParts):
     followers: ClusterService
     local: MemberRecord
     joiner: Joiner
-    seeds: list[str]
+    seeds: SeedBook
+    """What the user gave, and whom the node knew before it was restarted."""
+    must_join: bool
+    """Whether the user gave any."""
+    file: SnapshotFile | None
+    """Where the node keeps whom it knew, loaded."""
     _has_left: bool = False
 
-    def start_more(self, nursery: trio.Nursery) -> None:
-        """Join in the background, if that is asked for."""
-        if self.seeds and self.config.join == "background":
-            nursery.start_soon(self.joiner.keep_joining, self.seeds)
+    async def start_more(self, nursery: trio.Nursery) -> None:
+        """Start what keeps seeds and remembered nodes at hand; join in the background, if that is asked for."""
+        book = self.seeds
+        if self.file is not None:
+            remembering = RememberingTask(
+                bus=self.bus, file=self.file, local=self.local, is_killed=lambda: self.is_killed
+            )
+            await nursery.start(remembering.run)
+        seeding = SeedTask(bus=self.bus, seeds=book, config=self.config.gossip, rng=child(self.rng))
+        await nursery.start(seeding.run)
+        if book and self.config.join == "background":
+            nursery.start_soon(self.joiner.keep_joining, book)
 
     def tasks(self) -> dict[str, Callable[[bool], NodeTask]]:
         """Return what makes each of the four tasks."""
@@ -49,9 +70,8 @@ class NodeParts(ServerParts):
                 bus=bus,
                 port=self.endpoint.membership,
                 local=self.local,
-                config=config.gossip,
+                config=config,
                 rng=child(rng),
-                seeds=self.seeds,
             ),
             "failure detector": lambda _: FailureDetectorTask(
                 bus=bus, local_id=self.local.id, config=config.detector, gossip=config.gossip, rng=child(rng)
@@ -62,10 +82,16 @@ class NodeParts(ServerParts):
 
     async def enter(self) -> None:
         """Join through the seeds, if that is asked for."""
-        if self.seeds and self.config.join == "required":
-            await self.joiner.join(self.seeds)
-        else:
+        book = self.seeds
+        if not book or self.config.join != "required":
             await trio.lowlevel.checkpoint()
+            return
+        try:
+            await self.joiner.join(book)
+        except JoinError as error:
+            if self.must_join:
+                raise
+            log.warning("%s found none of the nodes it knew and starts alone: %s", self.name, error)
 
     async def order(self, make: Callable[[], ClusterEvent], is_done: Callable[[MemberRecord], bool]) -> None:
         """Tell the tasks to do something, until this node's record shows that it was done.

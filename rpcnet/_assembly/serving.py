@@ -63,13 +63,13 @@ class ServerParts:
                 await nursery.start(self.endpoint.run)
                 for name, make in self.tasks().items():
                     await nursery.start(self._supervise, name, make, on_crash)
-                self.start_more(nursery)
+                await self.start_more(nursery)
                 self._has_started = True
                 task_status.started()
         finally:
             self.close()
 
-    def start_more(self, nursery: trio.Nursery) -> None:
+    async def start_more(self, nursery: trio.Nursery) -> None:
         """Start what runs beside the supervised tasks."""
 
     def tasks(self) -> dict[str, Callable[[bool], NodeTask]]:

@@ -41,7 +41,12 @@ class UserData(Protocol):
         """Return how many strings wait."""
         ...
 
-    def take(self, budget_bytes: int, n_members: int) -> list[bytes]:
+    @property
+    def next_bytes(self) -> int:
+        """How much room the string that is next takes; 0 when none waits."""
+        ...
+
+    def take(self, budget_bytes: int, n_members: int, now: float) -> list[bytes]:
         """Return strings of at most ``budget_bytes`` together, two bytes more for each, and count them as sent."""
         ...
 
@@ -86,7 +91,7 @@ class Composer:
         start = encode_head(head)
         updates = [encode_age(update.age) + encode_update(update.record, update.accusations) for update in first]
         room = MAX_PAYLOAD_BYTES - len(start) - _COUNTS - sum(map(len, updates)) - sum(len(s) + 2 for s in private)
-        user, used = self._take_user(room)
+        user, used = self._take_user(room, now)
         room -= used
         said = [update.record.id for update in first]
         news = self._queue.take(room, self._roster.n_present, about, now=now, without=said)
@@ -94,13 +99,15 @@ class Composer:
         refreshes = self._refreshes.take(room, now) if isinstance(head, Ping | Ack) else []
         return SendDatagram(address, encode_datagram(start, updates + news, refreshes, [*private, *user]))
 
-    def _take_user(self, room: int) -> tuple[list[bytes], int]:
+    def _take_user(self, room: int, now: float) -> tuple[list[bytes], int]:
         if self._user is None or not len(self._user):
             self._claim = 0
             return [], 0
         self._claim = min(self._claim + room // _USER_SHARE, MAX_PAYLOAD_BYTES)
         budget = min(self._claim, room) if len(self._queue) else room
-        strings = self._user.take(budget, self._roster.n_present)
+        if self._user.next_bytes > budget:
+            return [], 0
+        strings = self._user.take(budget, self._roster.n_present, now)
         used = sum(len(text) + 2 for text in strings)
         self._claim = max(self._claim - used, 0)
         return strings, used

@@ -438,14 +438,11 @@ class SwimMachine:
             return []
         return [self._own.leave(now), *self._gossip_round(now)]
 
-    def send_user(self, node_id: str, text: bytes, now: float) -> list[Effect]:
-        """Send a string of user data to one node."""
+    def send_user(self, node_id: str, address: str | None, text: bytes, now: float) -> list[SendDatagram]:
+        """Send a string of user data to one node: where it is known to be, otherwise to where it said it is."""
         member = self._roster.get(node_id)
-        return [] if member is None else self.send_user_to(member.record.address, text, now)
-
-    def send_user_to(self, address: str, text: bytes, now: float) -> list[Effect]:
-        """Send a string of user data to an address."""
-        return [self._composer.send(address, None, now, private=[text])]
+        where = address if member is None else member.record.address
+        return [] if where is None else [self._composer.send(where, None, now, private=[text])]
 
     # --- timers
 

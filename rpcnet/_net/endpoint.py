@@ -306,8 +306,8 @@ class Endpoint:
         """Tell membership that nobody listens at an address, as membership called it when it last sent there."""
         self.membership.deliver_refused(self._named.get(address, address), at)
 
-    async def _exchange_state(self, address: str, payload: bytes) -> bytes:
-        session = await self.connect(address, pause=Pause.IGNORE)
+    async def _exchange_state(self, address: str, payload: bytes, name: str | None) -> bytes:
+        session = await self.connect(address, name, pause=Pause.IGNORE)
         if session.peer_hello is None or not session.peer_hello.node_id:
             raise Unavailable(f"{session.peer_name} at {address} is no node of a cluster", never_ran=True)
         return await session.exchange_state(payload)

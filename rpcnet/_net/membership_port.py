@@ -14,6 +14,8 @@ from typing import TypeAlias
 import attrs
 import trio
 
+from rpcnet._core.exchanges import Hearsay
+
 from .addresses import format_address, parse_address
 from .ports import Address
 from .server_session import StateRequest
@@ -23,8 +25,8 @@ __all__ = [
     "MembershipPort",
     "MembershipPortStatistics",
     "ReceivedDatagram",
+    "ReceivedRecords",
     "ReceivedRefusal",
-    "ReceivedState",
 ]
 
 _INBOX_SIZE = 8192
@@ -43,13 +45,15 @@ class ReceivedDatagram:
 
 
 @attrs.frozen
-class ReceivedState:
-    """The state that a peer answered to ours."""
+class ReceivedRecords:
+    """What a node listed when this one joined through it."""
 
-    payload: bytes
-    """The peer's state, undecoded."""
+    records: tuple[Hearsay, ...]
+    """Its members, itself included."""
+    address: str
+    """Where it is."""
     taken: trio.Event = attrs.field(eq=False)
-    """Set when membership has merged it."""
+    """Set when membership has merged them."""
 
 
 @attrs.frozen
@@ -62,7 +66,7 @@ class ReceivedRefusal:
     """When it was read, in Trio time."""
 
 
-Inbound: TypeAlias = "ReceivedDatagram | ReceivedRefusal | ReceivedState | StateRequest"
+Inbound: TypeAlias = "ReceivedDatagram | ReceivedRefusal | ReceivedRecords | StateRequest"
 
 
 @attrs.frozen
@@ -84,11 +88,11 @@ class MembershipPort:
 
     Args:
         send: seals and sends a payload to an address.
-        exchange: sends a state to an address over a stream and returns the answer.
+        exchange: sends a request to an address, and perhaps a name, over a stream and returns the answer.
     """
 
     def __init__(
-        self, send: Callable[[bytes, Address], None], exchange: Callable[[str, bytes], Awaitable[bytes]]
+        self, send: Callable[[bytes, Address], None], exchange: Callable[[str, bytes, str | None], Awaitable[bytes]]
     ) -> None:
         self._send = send
         self._exchange = exchange
@@ -143,10 +147,15 @@ class MembershipPort:
         self._sent_bytes += len(payload)
         self._send(payload, parse_address(address))
 
-    async def exchange_state(self, address: str, payload: bytes) -> bytes:
-        """Send one's state to a node and return its state. A checkpoint; cancelling gives the exchange up.
+    async def exchange(self, address: str, request: bytes, name: str | None = None) -> bytes:
+        """Send a request to a node over a stream and return its answer. A checkpoint; cancelling gives it up.
+
+        Args:
+            address: where the node is.
+            request: what to ask.
+            name: who must answer there; None for any node of the cluster.
 
         Raises:
             RpcNetError: the node cannot be reached or refuses us.
         """
-        return await self._exchange(address, payload)
+        return await self._exchange(address, request, name)

@@ -20,10 +20,13 @@ from random import Random
 import attrs
 import trio
 
+from rpcnet._core.antientropy import BucketHashes
+from rpcnet._core.exchanges import AskerExchange, Hearsay
 from rpcnet._core.members import MemberRecord
-from rpcnet._core.messages import MessageError, decode_state, encode_state
+from rpcnet._core.messages import MessageError
+from rpcnet._core.metadata import Body
 from rpcnet._net.endpoint import Endpoint, Pause
-from rpcnet._net.membership_port import ReceivedState
+from rpcnet._net.membership_port import ReceivedRecords
 from rpcnet._net.seeds import Finding, SeedBook
 from rpcnet.config import NodeConfig
 from rpcnet.errors import JoinError, NameConflict, RpcNetError, Unauthenticated, VersionMismatch
@@ -149,19 +152,30 @@ class Joiner:
         hello = (await self._endpoint.connect(seed, pause=Pause.IGNORE)).peer_hello
         if hello is not None and (hello.node_id, hello.boot_id) == (local.id, local.boot_id):
             raise _IsSelf
-        heard = await port.exchange_state(seed, encode_state(()))
-        await self._check_name(heard)
-        last = self._bus.latest(MembershipSnapshot)
-        records = (self._local,) if last is None else last.records
-        answer = ReceivedState(await port.exchange_state(seed, encode_state(records)), trio.Event())
+        listing = AskerExchange.listen(_Newcomer(), max_records=self._config.gossip.max_members)
+        heard = await self._run(listing, seed)
+        await self._check_name([item.record for item in heard])
+        answer = ReceivedRecords(tuple(heard), seed, trio.Event())
         if port.deliver(answer):
             await answer.taken.wait()
+        last = self._bus.latest(MembershipSnapshot)
+        local = self._local if last is None else last.local
+        await self._run(AskerExchange.show(_Newcomer(), [local]), seed)
 
-    async def _check_name(self, heard: bytes) -> None:
-        try:
-            records = decode_state(heard)
-        except MessageError as error:
-            raise JoinError(f"answered with a state that cannot be read: {error}") from error
+    async def _run(self, exchange: AskerExchange, seed: str) -> list[Hearsay]:
+        """Run an exchange to its end and return what it taught."""
+        heard: list[Hearsay] = []
+        request: bytes | None = exchange.start(trio.current_time())
+        while request is not None:
+            reply = await self._endpoint.membership.exchange(seed, request)
+            try:
+                request = exchange.handle(reply, trio.current_time())
+            except MessageError as error:
+                raise JoinError(f"answered with what cannot be read: {error}") from error
+            heard += exchange.records
+        return heard
+
+    async def _check_name(self, records: list[MemberRecord]) -> None:
         for record in records:
             is_elsewhere = record.id == self._local.id and record.address != self._local.address
             if is_elsewhere and record.is_present and await self._answers(record):
@@ -179,6 +193,21 @@ class Joiner:
             hello = session.peer_hello
             return hello is not None and hello.boot_id == record.boot_id
         return False
+
+
+class _Newcomer:
+    """What an exchange sees of a node that shows nothing but what it is asked to."""
+
+    hashes = BucketHashes()
+
+    def records(self) -> tuple[MemberRecord, ...]:
+        return ()
+
+    def heard_age(self, node_id: str, now: float) -> float:
+        return 0.0
+
+    def body(self, digest: bytes) -> Body | None:
+        return None
 
 
 class _IsSelf(Exception):

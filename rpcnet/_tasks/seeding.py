@@ -2,7 +2,8 @@
 
 The rules of this file:
 
-* Membership is told of addresses only, and only after somebody was asked; it decides when it tries one.
+* Membership is told of addresses only, and only after somebody was asked; it decides when it tries one. What was said
+  last is posted too, for a membership task that is started again.
 * Plain addresses are told once. Anything else is asked every ``heal_interval``, give or take a fifth.
 """
 
@@ -43,8 +44,9 @@ class SeedTask:
         """Ask and publish until cancelled."""
         task_status.started()
         while True:
-            addresses = tuple(await self._seeds.addresses())
-            self._bus.publish(SeedsResolved(addresses, at=trio.current_time()))
+            resolved = SeedsResolved(tuple(await self._seeds.addresses()), at=trio.current_time())
+            self._bus.post(resolved)
+            self._bus.publish(resolved)
             if self._seeds.is_static:
                 await trio.sleep_forever()
             await trio.sleep(self._config.heal_interval * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
