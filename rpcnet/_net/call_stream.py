@@ -6,7 +6,7 @@ The rules of this file:
 * Values that arrived before the end are read before the end is: an error that ends a call never overtakes a value.
 * Credit is granted as the application reads. So what one stream can hold here is its window and one value; see
   ``flow.py``.
-* An end that has ended, or whose connection has, sends nothing more and says why to who tries.
+* An end that is over, or whose connection is, sends nothing more: ``send`` returns False. Why it ended is for who reads.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ from .quic import QuicLink
 __all__ = ["LARGE_BYTES", "CallStream", "StreamHost"]
 
 LARGE_BYTES = 4096
-"""What is larger is not copied to be sent together with what is around it."""
-
-_LARGE = 16 << 10
+"""What is larger is not copied to be sent together with what is around it: another call costs less than that."""
 
 
 class StreamHost(Protocol):
@@ -135,7 +133,7 @@ class CallStream:
         if self._credit.is_spent or not self.may_send or host.link.buffered_at_most > self._watermark:
             return False
         self._credit.spend(len(body))
-        if len(body) < _LARGE:
+        if len(body) <= LARGE_BYTES:
             host.write(self.stream_id, encode_frame(FrameKind.ITEM, self.call_id, 0, 0, body))
         else:
             host.write(self.stream_id, encode_head(FrameKind.ITEM, self.call_id, 0, 0, len(body)))

@@ -179,7 +179,7 @@ class Session(ABC):
         for stream_id, parts in output.items():
             if len(parts) == 1:
                 send(stream_id, parts[0])
-            elif len(parts[-1]) > LARGE_BYTES:  # copying costs more than another call
+            elif len(parts[-1]) > LARGE_BYTES:
                 for part in parts:
                     send(stream_id, part)
             else:
