@@ -54,20 +54,22 @@ class ReceivedValues(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        """Return the next value; raise what ended the stream. A checkpoint at least every 64 values."""
+        """Return the next value; raise what ended the stream.
+
+        A checkpoint at least every 64 values. Cancelling loses no value.
+        """
         if self._left:
             self._left -= 1
             body = self._stream.receive_nowait()
             if body is not None:
                 return self._decode(body)
-        await trio.lowlevel.checkpoint_if_cancelled()
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()  # before a value is taken, which would be lost with a cancellation
+        self._left = BATCH
         return await self._receive()
 
     async def _receive(self) -> T:
-        had_to_wait = self._left > 0
-        self._left = BATCH
-        if not had_to_wait:
-            await trio.lowlevel.cancel_shielded_checkpoint()
         try:
             body = await self._stream.receive()
         except Exception as error:
