@@ -245,12 +245,8 @@ class Caller(ABC, Generic[P]):
         return await self._call_on(session, target, body, deadline)
 
     async def _call_on(self, session: ClientSession, target: Target, body: bytes, deadline: float) -> bytes:
-        method = await self._fitting(session, target, deadline)
-        timeout = timeout_to_wire(deadline - trio.current_time()) if deadline != _NEVER else 0
-        kind = FrameKind.CALL
-        if target.metadata:
-            kind, body = FrameKind.CALL_WITH_METADATA, join_metadata(target.metadata, body)
-        return await session.call(kind, method.number, body, timeout, even_draining=target.is_builtin)
+        frame = await self._frame(session, target, body, deadline)
+        return await session.call(*frame, even_draining=target.is_builtin)
 
     # --- streaming calls
 
@@ -281,12 +277,8 @@ class Caller(ABC, Generic[P]):
         self._begin(peer)
         try:
             session = await self._endpoint.connect(peer.address, peer.name)
-            method = await self._fitting(session, target, deadline)
-            timeout = timeout_to_wire(deadline - trio.current_time()) if deadline != _NEVER else 0
-            kind = FrameKind.CALL
-            if target.metadata:
-                kind, body = FrameKind.CALL_WITH_METADATA, join_metadata(target.metadata, body)
-            stream = await session.open_call(kind, method.number, body, timeout, even_draining=target.is_builtin)
+            frame = await self._frame(session, target, body, deadline)
+            stream = await session.open_call(*frame, even_draining=target.is_builtin)
             return OpenCall(peer, session, stream)
         except BaseException:
             self._end(peer, done=False)
@@ -379,9 +371,18 @@ class Caller(ABC, Generic[P]):
         if method is not None:
             return method
         method = session.method(target.name)
-        timeout = timeout_to_wire(deadline - trio.current_time()) if deadline != _NEVER else 0
-        await settle(session, target, method, timeout)
+        await settle(session, target, method, timeout_to_wire(deadline - trio.current_time()))
         return method
+
+    async def _frame(
+        self, session: ClientSession, target: Target, body: bytes, deadline: float
+    ) -> tuple[FrameKind, int, bytes, int]:
+        """Return what a CALL frame says: its kind, the method's number, the body, and what is left of the deadline."""
+        method = await self._fitting(session, target, deadline)
+        kind = FrameKind.CALL
+        if target.metadata:
+            kind, body = FrameKind.CALL_WITH_METADATA, join_metadata(target.metadata, body)
+        return kind, method.number, body, timeout_to_wire(deadline - trio.current_time())
 
     async def _repeat(
         self, target: Target, peer: P, error: StatusError, deadline: float, attempt: Callable[[P], Awaitable[T]]
