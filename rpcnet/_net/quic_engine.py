@@ -236,9 +236,9 @@ class Engine(FastConnection):
             limit.value += count
 
     def write(self, stream_id: int, data: bytes, *, end: bool) -> bool:
-        """Write to a stream; False, and nothing happens, if it was reset, stopped or finished."""
+        """Write to a stream; False, and nothing happens, if it was reset or stopped, or its end was written."""
         stream = self._streams.get(stream_id)
-        if stream is None or stream.sender._reset_error_code is not None:
+        if stream is None or stream.sender._reset_error_code is not None or stream.sender._buffer_fin is not None:
             return False
         stream.sender.write(data, end)
         return True

@@ -195,6 +195,21 @@ def test_verbs_on_streams_that_are_gone_do_nothing() -> None:
     assert server_link.is_ready
 
 
+def test_what_is_written_after_the_end_is_dropped_whether_or_not_the_end_was_acknowledged() -> None:
+    pair = Pair()
+    link, _, server_link, server = pair.connect()
+    stream = link.open_stream()
+    for _ in range(3):
+        link.send(stream, b"last", end=True)
+        link.send(stream, b"late")
+        assert link.buffered_at_most <= 4
+        pair.run(0.1)
+    assert server.received == {stream: b"last"}
+    server_link.send(stream, b"answer", end=True)
+    pair.run(0.1)
+    assert (link.statistics().open_streams, link.is_ready) == (0, True)
+
+
 def test_no_more_streams_are_opened_than_the_peer_allows_until_some_end() -> None:
     pair = Pair(config=RpcConfig(max_calls_per_connection=200))
     link, _, server_link, _ = pair.connect()
