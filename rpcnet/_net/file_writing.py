@@ -3,7 +3,7 @@
 The rules of this file:
 
 * A file is replaced by renaming another one into its place, after that one has reached the disk. Whoever reads finds
-  the old content or the new one, also after the machine has failed.
+  the old content or the new one, also after the machine has failed. A link stays one; what it leads to is replaced.
 * A file is written in a thread, and whoever is cancelled meanwhile does not wait for it. A few such threads at most can
   hang, on a file system that is gone; whoever comes after that waits until cancelled.
 """
@@ -43,7 +43,7 @@ def replace_now(path: str, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; what was there before is still there.
     """
-    place = Path(path).absolute()
+    place = Path(os.path.realpath(path))  # unlike Path.resolve, also for links in a circle
     descriptor, name = tempfile.mkstemp(prefix=f".{place.name[:100]}.", dir=place.parent)
     draft = Path(name)
     try:

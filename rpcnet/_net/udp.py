@@ -8,6 +8,8 @@ The rules of this file:
 * What the network says of datagrams that found nobody is read on Linux, from the socket's error queue (ip(7),
   IP_RECVERR). As long as anything is in it the socket looks readable, so the reader empties it whenever it was woken
   and found nothing, or met an error. Elsewhere an unconnected socket is told nothing that names an address.
+* Only the host itself can say that nobody listens at one of its ports. What a firewall or a router on the way says in
+  the same words counts as any other error.
 * An error that a call reports may be an earlier datagram's. What was to be sent is then sent again, once.
 * Large datagrams go only where the path is known: over the loopback interface, whose MTU the kernel tells.
 """
@@ -40,8 +42,9 @@ _BUFFER_BYTES = 4 << 20
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # Linux, socket(7); not in the socket module of Python 3.11
 _IP_RECVERR, _IPV6_RECVERR = 11, 25  # Linux, ip(7) and ipv6(7); not in the socket module of Python 3.11
 _ERROR_QUEUE: int = getattr(socket, "MSG_ERRQUEUE", 0)
-_EXTENDED_ERROR = struct.Struct("=IB")  # the beginning of sock_extended_err: errno and who says so
+_EXTENDED_ERROR = struct.Struct("=IB11x2x")  # sock_extended_err, of which errno and origin; and the offender's family
 _ORIGINS_OF_NETWORK = (2, 3)  # ICMP and ICMPv6
+_OFFENDERS_IPV4, _OFFENDERS_IPV6 = slice(20, 24), slice(24, 40)  # in sockaddr_in and sockaddr_in6 behind it
 _ANCILLARY_BYTES = 256
 _MAX_ERRORS_AT_ONCE = 256
 _MAX_REFUSED = 256
@@ -167,7 +170,7 @@ class UdpPort:
                 _, ancillary, _, destination = self._socket.recvmsg(0, _ANCILLARY_BYTES, _ERROR_QUEUE)
             except OSError:
                 return
-            if not any(_is_refusal(data) for _, _, data in ancillary):
+            if not any(_is_refusal(data, destination[0]) for _, _, data in ancillary):
                 self._network_errors += 1
                 continue
             self._refusals += 1
@@ -302,12 +305,15 @@ def _ask_for_errors(sock: socket.socket) -> bool:
     return True
 
 
-def _is_refusal(data: bytes) -> bool:
-    """Say whether an extended error is a host's word that nobody listens at a port."""
+def _is_refusal(data: bytes, host: str) -> bool:
+    """Say whether an extended error is a host's own word that nobody listens at a port."""
     if len(data) < _EXTENDED_ERROR.size:
         return False
     code, origin = _EXTENDED_ERROR.unpack_from(data)
-    return code == errno.ECONNREFUSED and origin in _ORIGINS_OF_NETWORK
+    if code != errno.ECONNREFUSED or origin not in _ORIGINS_OF_NETWORK:
+        return False
+    family, place = (socket.AF_INET6, _OFFENDERS_IPV6) if ":" in host else (socket.AF_INET, _OFFENDERS_IPV4)
+    return data[place] == socket.inet_pton(family, host.partition("%")[0])
 
 
 def _loopback_datagram_bytes() -> int:

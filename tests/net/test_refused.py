@@ -230,21 +230,34 @@ async def test_the_number_of_addresses_kept_is_bounded() -> None:
         assert len(world.port.refused()) == 256
 
 
+def extended_error(code: int, origin: int, offender: str) -> bytes:
+    """Return what Linux tells of a datagram: a sock_extended_err and a socket address."""
+    error = struct.pack("=IBBBBII", code, origin, 3, 3, 0, 0, 0)
+    if ":" in offender:
+        return error + struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, socket.inet_pton(socket.AF_INET6, offender), 0)
+    return error + struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_pton(socket.AF_INET, offender))
+
+
 @pytest.mark.parametrize(
-    ("code", "origin", "is_evidence"),
+    ("code", "origin", "offender", "host", "is_evidence"),
     [
-        (errno.ECONNREFUSED, 2, True),
-        (errno.ECONNREFUSED, 3, True),
-        (errno.ECONNREFUSED, 1, False),
-        (errno.EHOSTUNREACH, 2, False),
-        (errno.ENETUNREACH, 2, False),
-        (errno.EMSGSIZE, 2, False),
+        (errno.ECONNREFUSED, 2, "10.0.0.2", "10.0.0.2", True),
+        (errno.ECONNREFUSED, 3, "fd00::2", "fd00::2", True),
+        (errno.ECONNREFUSED, 3, "fe80::2", "fe80::2%eth0", True),
+        (errno.ECONNREFUSED, 2, "10.0.0.254", "10.0.0.2", False),
+        (errno.ECONNREFUSED, 3, "fd00::fe", "fd00::2", False),
+        (errno.ECONNREFUSED, 1, "10.0.0.2", "10.0.0.2", False),
+        (errno.EHOSTUNREACH, 2, "10.0.0.2", "10.0.0.2", False),
+        (errno.ENETUNREACH, 2, "10.0.0.2", "10.0.0.2", False),
+        (errno.EMSGSIZE, 2, "10.0.0.2", "10.0.0.2", False),
     ],
 )
-def test_only_a_hosts_word_that_nobody_listens_counts(code: int, origin: int, is_evidence: bool) -> None:
-    extended = struct.pack("=IBBBBII", code, origin, 3, 3, 0, 0, 0)
-    assert _is_refusal(extended) is is_evidence
-    assert not _is_refusal(extended[:4])
+def test_only_a_hosts_own_word_that_nobody_listens_counts(
+    code: int, origin: int, offender: str, host: str, is_evidence: bool
+) -> None:
+    data = extended_error(code, origin, offender)
+    assert _is_refusal(data, host) is is_evidence
+    assert not any(_is_refusal(data[:size], host) for size in range(20))
 
 
 async def test_a_socket_without_an_error_queue_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

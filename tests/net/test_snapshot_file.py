@@ -237,6 +237,15 @@ async def test_the_real_disk_gives_back_what_was_written(tmp_path: Path) -> None
     assert names_in(tmp_path) == ["a.snapshot"]
 
 
+async def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    link, real = tmp_path / "link", tmp_path / "real"
+    link.symlink_to(real)
+    for incarnation in (3, 4):
+        await file_of(RealEnvironment(), link).save(attrs.evolve(SNAPSHOT, incarnation=incarnation))
+        assert decode_snapshot(real.read_bytes(), "prod", "a").incarnation == incarnation
+    assert link.is_symlink()
+
+
 async def test_a_missing_file_is_no_matter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert await file_of(RealEnvironment(), tmp_path / "none").load() is None
