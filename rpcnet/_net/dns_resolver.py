@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from rpcnet.errors import ConfigError
 
@@ -25,6 +26,7 @@ __all__ = ["DnsResolver", "require_dnspython"]
 
 _TIMEOUT = 5.0
 _PORT = 53
+_KINDS = ("A", "AAAA")
 
 
 def require_dnspython(setting: str) -> None:
@@ -65,20 +67,21 @@ class DnsResolver:
             OSError: the name does not exist, or no server answered in time.
         """
         found: dict[str, list[Any]] = {}
-        errors: list[OSError] = []
+        errors: dict[str, OSError] = {}
 
+        @enable_ki_protection
         async def ask(kind: str) -> None:
             try:
                 found[kind] = await self._ask(name, kind)
             except OSError as error:
-                errors.append(error)
+                errors[kind] = error
 
         async with trio.open_nursery() as nursery:
-            for kind in ("A", "AAAA"):
+            for kind in _KINDS:
                 nursery.start_soon(ask, kind, name=f"rpcnet lookup of {kind} {name}")
-        ips = [record.address for kind in ("A", "AAAA") for record in found.get(kind, ())]
+        ips = [record.address for kind in _KINDS for record in found.get(kind, ())]
         if errors and not ips:
-            raise errors[0]
+            raise next(errors[kind] for kind in _KINDS if kind in errors)
         return list(dict.fromkeys(ips))
 
     async def services(self, name: str) -> list[ServiceRecord]:
@@ -91,7 +94,7 @@ class DnsResolver:
             ServiceRecord(each.priority, each.weight, each.port, each.target.to_text(omit_final_dot=True))
             for each in await self._ask(name, "SRV")
         ]
-        return [record for record in records if record.target != "."]  # RFC 2782: decidedly not available there
+        return [record for record in records if record.port and record.target != "."]  # RFC 2782: not available there
 
     async def _ask(self, name: str, kind: str) -> list[Any]:
         import dns.asyncbackend  # noqa: PLC0415 - an extra
@@ -107,9 +110,11 @@ class DnsResolver:
                     search=True,
                     backend=dns.asyncbackend.get_backend("trio"),
                 )
+                return list(answer.rrset or ())
+            except dns.exception.Timeout:  # its text has the seconds that it took, so no two are the same
+                await trio.lowlevel.checkpoint()
             except (dns.exception.DNSException, ValueError) as error:
                 raise OSError(f"no {kind} records of {name}: {error}") from error
-            return list(answer.rrset or ())
         raise TimeoutError(f"no {kind} records of {name}: no server answered within {self._timeout:g} s")
 
     def _resolver(self) -> dns.asyncresolver.Resolver:

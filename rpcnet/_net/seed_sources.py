@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from rpcnet.errors import ConfigError
 
@@ -123,6 +124,7 @@ class ServiceSeed:
         ips: dict[str, list[str]] = {}
         errors: dict[str, OSError] = {}
 
+        @enable_ki_protection
         async def look_up(target: str) -> None:
             try:
                 ips[target] = await environment.lookup(target)

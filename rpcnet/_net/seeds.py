@@ -18,10 +18,11 @@ from random import Random
 
 import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from .addresses import is_literal, parse_address
 from .ports import Environment
-from .seed_sources import MAX_ADDRESSES, EmptyFile, Seed, SeedSource, check_seed
+from .seed_sources import MAX_ADDRESSES, AddressSeed, EmptyFile, Seed, SeedSource, check_seed
 
 __all__ = ["Finding", "Seed", "SeedBook", "SeedSource", "check_seed"]
 
@@ -72,7 +73,7 @@ class SeedBook:
         own: Iterable[str] = (),
         is_ipv6: bool | None = None,
     ) -> None:
-        self._pages = _by_label(seeds)
+        self._pages = _by_label(seeds, {})
         self._environment = environment
         self._rng = rng
         self._own = dict.fromkeys(own)
@@ -82,19 +83,14 @@ class SeedBook:
         """Say whether there is anything that may name somebody else."""
         return any(not page.seed.is_static or label not in self._own for label, page in self._pages.items())
 
-    def __iter__(self) -> Iterator[str]:
-        """Yield the plain addresses among the seeds, without this node's own."""
-        return iter(self.static)
+    def __iter__(self) -> Iterator[Seed]:
+        """Yield the seeds, this node's own address included if it is among them."""
+        return iter([page.seed for page in self._pages.values()])
 
     @property
     def labels(self) -> tuple[str, ...]:
         """What the seeds are called, each once."""
         return tuple(self._pages)
-
-    @property
-    def static(self) -> list[str]:
-        """The plain addresses among the seeds, without this node's own."""
-        return [label for label, page in self._pages.items() if page.seed.is_static and label not in self._own]
 
     @property
     def is_static(self) -> bool:
@@ -118,10 +114,19 @@ class SeedBook:
         if len(self._own) < _MAX_TOTAL:
             self._own[address] = None
 
-    def others(self, seeds: Iterable[Seed]) -> SeedBook:
-        """Return a book of other seeds of the same node."""
-        return SeedBook(seeds, environment=self._environment, rng=self._rng, own=list(self._own), is_ipv6=self._is_ipv6)
+    def others(self, seeds: Iterable[Seed | str]) -> SeedBook:
+        """Return a book of other seeds of the same node; what is known of those in both is known to both.
 
+        Args:
+            seeds: seeds, and addresses that were checked.
+        """
+        book = SeedBook((), environment=self._environment, rng=self._rng, is_ipv6=self._is_ipv6)
+        known = {(label, _identity(page.seed)): page for label, page in self._pages.items()}
+        book._pages = _by_label((AddressSeed(seed) if isinstance(seed, str) else seed for seed in seeds), known)
+        book._own = self._own
+        return book
+
+    @enable_ki_protection
     async def ask(self, label: str) -> Finding:
         """Ask one source, within bounded time, and return what is in use for it from now on. A checkpoint if it waits.
 
@@ -178,20 +183,36 @@ class SeedBook:
         return fits and address not in self._own
 
 
-def _by_label(seeds: Iterable[Seed]) -> dict[str, _Page]:
-    """Return a page for each seed, the same text once; different sources that are called the same get numbers."""
+_Known = dict[tuple[str, int], _Page]
+"""Pages by label and the identity of the source."""
+
+
+def _by_label(seeds: Iterable[Seed], known: _Known) -> dict[str, _Page]:
+    """Return a page for each seed, the same text once; different sources that are called the same get numbers.
+
+    Args:
+        seeds: the seeds.
+        known: the pages there are already.
+    """
     pages: dict[str, _Page] = {}
     for seed in seeds:
         label, number = seed.label, 1
-        while label in pages and _is_another(pages[label].seed, seed):
+        while label in pages and _source(pages[label].seed) is not _source(seed):
             number += 1
             label = f"{seed.label} ({number})"
-        pages.setdefault(label, _Page(seed))
+        if label not in pages:
+            pages[label] = known.get((label, _identity(seed))) or _Page(seed)
     return pages
 
 
-def _is_another(one: Seed, other: Seed) -> bool:
-    return getattr(one, "source", None) is not getattr(other, "source", None)
+def _identity(seed: Seed) -> int:
+    """Return a number for the user's source, which need not be hashable."""
+    return id(_source(seed))
+
+
+def _source(seed: Seed) -> object:
+    """Return the user's source, if a seed is one."""
+    return getattr(seed, "source", None)
 
 
 def _count(number: int) -> str:

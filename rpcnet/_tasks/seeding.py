@@ -12,6 +12,7 @@ from __future__ import annotations
 from random import Random
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from rpcnet._net.seeds import SeedBook
 from rpcnet._signals import SeedsResolved
@@ -40,6 +41,7 @@ class SeedTask:
         self._config = config
         self._rng = rng
 
+    @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Ask and publish until cancelled."""
         task_status.started()

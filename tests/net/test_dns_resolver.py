@@ -27,7 +27,7 @@ ZONE: Records = {
     ("four.example.", "A"): ["10.0.0.4"],
     ("alias.example.", "CNAME"): ["nodes.example."],
     ("_rpcnet._udp.example.", "SRV"): ["10 0 7001 nodes.example.", "5 0 7002 four.example.", "1 0 1 unknown.example."],
-    ("_gone._udp.example.", "SRV"): ["0 0 0 ."],
+    ("_gone._udp.example.", "SRV"): ["0 0 0 .", "0 0 0 nodes.example.", "0 0 1 ."],
 }
 
 
@@ -125,7 +125,7 @@ async def test_an_answer_is_not_remembered() -> None:
 
 async def test_a_name_that_does_not_exist_is_an_error_that_names_it() -> None:
     async with Server(ZONE).open() as resolver:
-        with pytest.raises(OSError, match=r"no A+ records of unknown\.example: .*does not exist"):
+        with pytest.raises(OSError, match=r"no A records of unknown\.example: .*(does )?not exist"):
             await resolver.addresses("unknown.example")
         with pytest.raises(OSError, match=r"no SRV records of unknown\.example"):
             await resolver.services("unknown.example")
@@ -148,7 +148,7 @@ async def test_where_one_family_fails_the_other_is_all_there_is() -> None:
 @pytest.mark.parametrize("name", ["", "a..b", "x" * 64 + ".example", "\udcff.example"])
 async def test_what_is_no_name_is_an_error_like_the_others(name: str) -> None:
     async with Server(ZONE).open() as resolver:
-        with pytest.raises(OSError, match=r"no A+ records of"):
+        with pytest.raises(OSError, match="no A records of"):
             await resolver.addresses(name)
 
 
@@ -156,9 +156,8 @@ async def test_a_server_that_keeps_silent_is_given_up() -> None:
     server = Server(ZONE, silent=("SRV",))
     async with server.open():
         resolver = DnsResolver(["127.0.0.1"], port=server.port, timeout=0.05)
-        with pytest.raises(OSError, match=r"no SRV records of _rpcnet\._udp\.example: "):
+        with pytest.raises(TimeoutError, match=r"no SRV records of _rpcnet\._udp\.example: no server answered within"):
             await resolver.services("_rpcnet._udp.example")
-        assert server.questions == ["SRV _rpcnet._udp.example."]
 
 
 async def test_a_service_has_records_and_none_where_it_is_said_not_to_exist() -> None:

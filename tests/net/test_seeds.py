@@ -402,10 +402,38 @@ def test_a_book_is_empty_when_it_can_name_nobody_else() -> None:
     assert not world.book(A, own=[A])
     assert world.book(A, B, own=[A])
     assert world.book(A, NAME, own=[A])
-    assert world.book(A, B, NAME, own=[A]).static == [B]
     assert world.book(A, B).is_static
     assert not world.book(A, NAME).is_static
     assert world.book(A, A, NAME, NAME).labels == (A, NAME)
+
+
+async def test_what_is_known_of_a_source_is_known_to_all_books_of_a_node(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    @attrs.define  # with eq, so it cannot be hashed
+    class Slow:
+        asked: int = 0
+
+        async def addresses(self) -> Sequence[str]:
+            self.asked += 1
+            await trio.sleep(1)
+            raise LookupError("down")
+
+    slow, twin = Slow(), Slow()
+    book = World().book(slow, twin, A)
+    other = book.others([*book, B, check_seed("seeds", slow)])
+    assert other.labels == (*book.labels, B)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.addresses)
+        nursery.start_soon(other.addresses)
+    assert (slow.asked, twin.asked) == (2, 2)
+    assert trio.current_time() == 2
+    assert len(told(caplog)) == 2
+    other.note_own(A)
+    assert book.is_own(A)
+    apart = book.others([check_seed("seeds", twin)])
+    assert apart.last(repr(twin)).answer == "no answer"
+    assert await other.addresses() == [B]
 
 
 # --- for ever
