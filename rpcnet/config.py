@@ -109,15 +109,56 @@ class DetectorConfig:
     """How a silent node is told from a slow one (SWIM, section 4.2; Lifeguard; Hayashibara's phi)."""
 
     probe_interval: float = attrs.field(default=1.0, validator=_between(0.05, 60))
-    """Seconds between probes: each node probes one other per interval, whatever the cluster's size."""
+    """Seconds between probes: each node probes one other per interval, whatever the cluster's size.
+
+    SWIM's protocol period, T. Shorter finds failures sooner and costs more: a ping and its answer are some 250 bytes per
+    interval and node. It should be some ten round trips at least; 0.5 on one machine, 1 in a data centre, 3 across
+    oceans. Not above ``pause_tolerance``.
+    """
     indirect_probes: int = attrs.field(default=3, validator=_between(0, 16))
-    """How many other nodes are asked to probe a node that did not answer."""
+    """How many other nodes are asked, twice, to probe a node that did not answer twice.
+
+    SWIM's k. Costs nothing while nodes answer, then some ten datagrams per helper. With 0 a single broken link looks
+    like a failed node; above 4 it adds little. 3 in SWIM's successors, 4 across oceans.
+    """
     pause_tolerance: float = attrs.field(default=5.0, validator=_between(0.1, 120))
-    """A node that stops for up to this long (garbage collection, SIGSTOP) and comes back is never declared failed."""
+    """A node that stops for up to this long (garbage collection, SIGSTOP) and comes back is never declared failed.
+
+    P; it is what a failure takes to be noticed, plus the second or two that news needs. A node that says of itself that
+    it stops for longer at times is given that long, up to 60. Not below ``probe_interval``: a pause is to be seen as
+    one by more than one probe. 2 on one machine, 5 in a data centre, 10 across oceans.
+    """
     suspicion_phi: float = attrs.field(default=2.0, validator=_between(0.5, 16))
-    """Evidence of one observer at which it suspects: 2 is one chance in a hundred that the silence means nothing."""
+    """Evidence of one observer at which it suspects: 2 is one chance in a hundred that the silence means nothing.
+
+    One observer never has more than 3 from one cycle of probes, so above that it takes several cycles. Lower suspects
+    sooner and more often without reason, which costs gossip. From 1.5 to 3; not above ``conviction_phi``.
+    """
     conviction_phi: float = attrs.field(default=8.0, validator=_between(1, 32))
-    """Joint evidence at which a suspect is declared failed, before the term that grows with the cluster's size."""
+    """Joint evidence at which a suspect is declared failed, before the term that grows with the cluster's size.
+
+    The usual threshold of accrual detectors, of which three or four accusers bring as much as is needed. Higher takes
+    more accusers, and four times the patience when there are not enough of them. From 6 to 12.
+    """
+    tick_interval: float = attrs.field(default=0.1, validator=_between(0.01, 10))
+    """Seconds between looks at whether this node's own event loop is late.
+
+    A node measures its own stalls by it, and tells them to others. Costs one turn of the scheduler per interval. From
+    0.05 to 0.25; not above ``pause_tolerance``, or stalls that others have to be patient with would go unseen.
+    """
+
+    def __attrs_post_init__(self) -> None:
+        """Check the fields against each other."""
+        if self.suspicion_phi > self.conviction_phi:
+            raise ConfigError(
+                f"DetectorConfig.suspicion_phi = {self.suspicion_phi}: must not be above "
+                f"conviction_phi = {self.conviction_phi}"
+            )
+        if self.tick_interval > self.pause_tolerance:
+            raise ConfigError(
+                f"DetectorConfig.tick_interval = {self.tick_interval}: must not be above "
+                f"pause_tolerance = {self.pause_tolerance}"
+            )
 
 
 @attrs.frozen(kw_only=True)
@@ -313,6 +354,11 @@ class NodeConfig:
             raise ConfigError(
                 f"DetectorConfig.pause_tolerance = {self.detector.pause_tolerance}: must not be below "
                 f"probe_interval = {self.detector.probe_interval}"
+            )
+        if self.gossip.gossip_interval > self.detector.pause_tolerance:
+            raise ConfigError(
+                f"GossipConfig.gossip_interval = {self.gossip.gossip_interval}: must not be above "
+                f"DetectorConfig.pause_tolerance = {self.detector.pause_tolerance}"
             )
 
     @classmethod
