@@ -1,27 +1,22 @@
-"""Whom to probe next, and how one probe cycle goes (SWIM, section 4.3; retransmission instead of one fixed timeout).
+"""How one probe cycle goes (SWIM, section 4.1, with retransmission instead of one fixed timeout).
 
 The rules of this file:
 
-* Probing is round robin over a shuffled list that is shuffled again after each pass; who is new is put in at a random
-  place. So no node waits longer than ``2N - 1`` periods, and who is probed when cannot be foreseen.
 * A cycle of period T pings at ``0, r, 3r, 7r, 15r, 31r``, ``r`` being the time within which nine answers in ten
-  arrive (5 ms to T/8), but not after T/2. With the third and the fifth ping other nodes are asked to ping too.
+  arrive (5 ms to T/8), but not after T/2. With the third and the fifth ping other nodes are asked to ping too, and
+  with the third the target is asked over a QUIC connection as well, if there can be one.
 * It fails when the answer to the last ping is overdue by as much again, not before 0.4 T and not after T.
+* The answer to a helper is as good as any to tell that the target lives. But the pings go on, without helpers, so that
+  at the end it is known whether the direct path works.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import attrs
 
 from .phi import Trial
 
-if TYPE_CHECKING:
-    import random
-
-__all__ = ["HELPER_PINGS", "Cycle", "ProbeRing", "schedule"]
+__all__ = ["HELPER_PINGS", "Cycle", "schedule"]
 
 HELPER_PINGS = 3
 """How often a helper pings the target."""
@@ -30,54 +25,6 @@ _MAX_ATTEMPTS = 6
 _SHORTEST_STEP = 0.005
 _EARLIEST_END = 0.4
 _ASK_HELPERS_AT = (2, 4)
-
-
-class ProbeRing:
-    """The nodes to probe, in an order that nobody can foresee and that leaves nobody out."""
-
-    def __init__(self) -> None:
-        self._order: list[str] = []
-        self._members: dict[str, None] = {}
-        self._cursor = 0
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __contains__(self, node_id: object) -> bool:
-        return node_id in self._members
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._members)
-
-    def insert(self, node_id: str, rng: random.Random) -> None:
-        """Put in a node at a random place; one that is there already stays where it is."""
-        if node_id in self._members:
-            return
-        position = rng.randint(0, len(self._order))
-        self._order.insert(position, node_id)
-        self._members[node_id] = None
-        if position < self._cursor:
-            self._cursor += 1
-
-    def remove(self, node_id: str) -> None:
-        """Take out a node, if it is there."""
-        if node_id not in self._members:
-            return
-        position = self._order.index(node_id)
-        del self._order[position]
-        del self._members[node_id]
-        if position < self._cursor:
-            self._cursor -= 1
-
-    def next(self, rng: random.Random) -> str | None:
-        """Return the node whose turn it is; None when there is none."""
-        if self._cursor >= len(self._order):
-            rng.shuffle(self._order)
-            self._cursor = 0
-        if not self._order:
-            return None
-        self._cursor += 1
-        return self._order[self._cursor - 1]
 
 
 def schedule(q90: float, period: float) -> tuple[tuple[float, ...], float]:
@@ -108,6 +55,16 @@ class Cycle:
     """The numbers of the pings sent."""
     trials: list[Trial] = attrs.field(factory=list)
     """The ways in which an answer could have come."""
+    helpers: dict[tuple[int, str], int] | None = None
+    """The requests to helpers by number and helper, and which of the trials is theirs; None when nobody was asked."""
+    nacks: int = 0
+    """How many of them said that they got no answer either."""
+    is_refused: bool = False
+    """Whether its host said that nobody has its port."""
+    is_helped: bool = False
+    """Whether a helper got an answer."""
+    is_postponed: bool = False
+    """Whether its end was put off because this node was late."""
 
     @property
     def next_at(self) -> float:
@@ -128,4 +85,23 @@ class Cycle:
     @property
     def asks_helpers(self) -> bool:
         """Whether the next ping goes with requests to helpers."""
-        return len(self.seqs) in _ASK_HELPERS_AT
+        return len(self.seqs) in _ASK_HELPERS_AT and not self.is_helped
+
+    @property
+    def asks_connection(self) -> bool:
+        """Whether the next ping goes with a question over a connection."""
+        return len(self.seqs) == _ASK_HELPERS_AT[0]
+
+    @property
+    def were_helpers_silent(self) -> bool:
+        """Whether nodes were asked to help and none of them said anything."""
+        return self.helpers is not None and self.nacks == 0
+
+    def nack(self, seq: int, helper: str, in_vain: float) -> bool:
+        """Take in that a helper got no answer; False when it was not asked or has said so before."""
+        index = None if self.helpers is None else self.helpers.get((seq, helper))
+        if index is None or self.trials[index].hops == 0:
+            return False
+        self.trials[index] = attrs.evolve(self.trials[index], loss=in_vain, hops=0)
+        self.nacks += 1
+        return True

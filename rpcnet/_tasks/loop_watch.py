@@ -5,7 +5,7 @@ The rules of this file:
 * Whoever runs handlers measures. Handlers that run one after the other are measured together, which costs two looks at
   the clock however many they are. Only when that took too long, each is measured by itself, for ``_ARMED_FOR`` seconds.
 * A step of a handler that had suspended is measured by itself: a turn of the scheduler costs far more.
-* One line of log per method and minute at most.
+* One line of log per method and minute at most; who asked for it is told each time.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class LoopWatch:
     """Seconds above which a step is too long."""
     clock: Callable[[], float] = time.perf_counter
     """A clock that is cheap to read."""
+    on_blocked: Callable[[float, str | None], None] | None = None
+    """Told each time for how many seconds, and by which method when that is known."""
     _armed_until: float = _NEVER
     _reported: dict[str, float] = attrs.field(factory=dict)
     _unreported: dict[str, int] = attrs.field(factory=dict)
@@ -63,6 +65,8 @@ class LoopWatch:
             self._report(name, now - begun, now)
 
     def _report(self, who: str, seconds: float, now: float) -> None:
+        if self.on_blocked is not None:
+            self.on_blocked(seconds, None if who is _SOMEBODY else who)
         if now - self._reported.get(who, _NEVER) < _QUIET_FOR:
             self._unreported[who] = self._unreported.get(who, 0) + 1
             return

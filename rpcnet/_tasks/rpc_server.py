@@ -8,7 +8,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from rpcnet._net.endpoint import Endpoint
-from rpcnet._signals import Draining, PeerHeard
+from rpcnet._signals import Draining, PeerHeard, Stalled
 from rpcnet.config import NodeConfig
 from rpcnet.events import ClusterEvent, EventsDropped, NodeFailed, NodeLeft, NodeReplaced
 
@@ -25,7 +25,8 @@ class RpcServerTask:
     """Serves the calls that arrive at the port.
 
     Args:
-        bus: where it hears ``NodeFailed``, ``NodeLeft``, ``NodeReplaced`` and ``Draining``, and says ``PeerHeard``.
+        bus: where it hears ``NodeFailed``, ``NodeLeft``, ``NodeReplaced`` and ``Draining``, and says ``PeerHeard`` and
+            ``Stalled``.
         endpoint: the port; it keeps the connections and the queue when this task is restarted.
         table: what is served.
         config: limits.
@@ -57,7 +58,7 @@ class RpcServerTask:
                 max_running=limit,
                 rng=self._rng,
                 sends_tracebacks=self._config.rpc.tracebacks,
-                watch=LoopWatch(self._config.rpc.blocked_warning),
+                watch=LoopWatch(self._config.rpc.blocked_warning, on_blocked=self._say_stalled),
             )
             dispatcher.is_draining = endpoint.draining.is_set()
             endpoint.pump.on_calls = dispatcher.on_calls
@@ -69,6 +70,9 @@ class RpcServerTask:
                     self._take(await self._mailbox.get(), dispatcher)
             finally:
                 endpoint.pump.on_calls = None
+
+    def _say_stalled(self, seconds: float, handler: str | None) -> None:
+        self._bus.publish(Stalled(seconds, handler, at=trio.current_time()))
 
     def _take(self, event: ClusterEvent, dispatcher: Dispatcher) -> None:
         match event:

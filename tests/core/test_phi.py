@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from rpcnet._core.phi import (
     Credibility,
     LossModel,
-    RoundTripModel,
     Trial,
     conviction_phi,
     conviction_time,
-    dissemination_time,
     joint_phi,
     needed_evidence,
     silence_probability,
 )
 from rpcnet._core.probing import schedule
+from rpcnet._core.round_trips import RoundTripModel
+from rpcnet._core.spreading import dissemination_time
 
 
 def trained(median: float = 0.002, spread: float = 0.2, peers: int = 10, samples: int = 500) -> RoundTripModel:
