@@ -5,8 +5,8 @@ The rules of this file:
 * The *voters* are the members that were alive at the last stable point, which comes ``stable_after`` seconds after the
   last change: a join, a failure, a return, a goodbye. Who joins while some of them are lost has no vote until the
   cluster is whole again, so that no side can grow into a majority.
-* A voter is *lost* while it is suspect or failed. Goodbyes and restarts are no losses: who said goodbye has no vote any
-  more, and who was restarted is the same voter.
+* A voter is *lost* while it is failed, or suspect for longer than a refutation takes (``voters.py``). Goodbyes and
+  restarts are no losses.
 * So many lost within twice the time that a suspicion takes look like a partition: ``PartitionSuspected``, once. If the
   lost come back, that is all; the machine forgets it without an event.
 * At the next stable point it is a partition if the loss is still that large, or if it costs this side its quorum.
@@ -16,8 +16,8 @@ The rules of this file:
   or has left, or when at a stable point so few are missing that it would be no partition.
 * A voter that membership forgets (reaps) is given up by a side that may go on. One that may not goes on counting it:
   otherwise it would become writable by waiting.
-* ``writable`` is lost at once, with the suspicions. If voters then fail, it comes back at a stable point or when all
-  voters are back, not before: a node between two sides must not make both writable in turns.
+* ``writable`` is lost with the voters, before they are declared failed. If voters then fail, it comes back at a stable
+  point or when all voters are back, not before: a node between two sides must not make both writable in turns.
 * A node that was stopped itself (its timer comes late) has seen nothing meanwhile, and waits anew.
 
 What becomes of N members of which k are lost, by ``KeepMajority``:
@@ -42,7 +42,7 @@ inside a part. ``StaticQuorum`` and ``LeaseQuorum`` have no such memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import attrs
 
@@ -50,11 +50,7 @@ from rpcnet.config import DetectorConfig, GossipConfig, PartitionConfig
 from rpcnet.events import (
     ClusterEvent,
     NodeEvent,
-    NodeFailed,
     NodeInfo,
-    NodeLeft,
-    NodeReaped,
-    NodeState,
     NodeUpdated,
     PartitionDetected,
     PartitionHealed,
@@ -64,6 +60,7 @@ from rpcnet.events import (
 from rpcnet.quorum import LeaseQuorum
 
 from .quorum import Side, decide
+from .voters import Voters
 
 __all__ = ["PartitionMachine", "PartitionSnapshot", "stable_time"]
 
@@ -71,7 +68,7 @@ _LAN_PAUSE = 5.0
 _LEAST_STABLE = 5.0
 _LATE = 1.0
 _UNREACHED = 1e-4
-_PRESENT = (NodeState.ALIVE, NodeState.SUSPECT)
+_ROUNDING = 1e-9
 
 
 def stable_time(config: PartitionConfig, pause_tolerance: float, n_members: int) -> float:
@@ -92,7 +89,7 @@ class PartitionSnapshot:
     voters: Mapping[str, int]
     """The boot ids of the members of the last stable point."""
     lost: tuple[NodeInfo, ...]
-    """Those of them that are suspect or failed, sorted by id."""
+    """Those of them that are failed, or suspect for longer than a refutation takes; sorted by id."""
     detected: tuple[str, ...]
     """The ids that were unreachable when the partition was last detected; empty while there is none."""
     is_suspected: bool
@@ -134,10 +131,7 @@ class PartitionMachine:
         last: PartitionSnapshot | None = None,
     ) -> None:
         self._config, self._detector, self._gossip = config, detector, gossip
-        self._local_id = local.id
-        self._nodes = {local.id: local}  # those present, and the voters that are lost
-        self._voters: Mapping[str, int] = {local.id: local.boot_id}
-        self._lost: dict[str, float] = {}
+        self._voters = Voters(local.id, {local.id: local}, {local.id: local.boot_id})
         self._detected: tuple[str, ...] = ()
         self._status, self._since = PartitionStatus.WHOLE, now
         self._is_suspected = self._is_held_back = self._waits_for_suspects = False
@@ -148,23 +142,24 @@ class PartitionMachine:
         self._hold_back()
 
     def _adopt(self, last: PartitionSnapshot, now: float) -> None:
-        self._voters, self._detected = last.voters, last.detected
+        self._voters.boots, self._detected = last.voters, last.detected
         self._status, self._since = last.status, last.since
         self._is_suspected, self._is_held_back = last.is_suspected, last.is_held_back
-        self._nodes.update((node.id, node) for node in last.lost)
-        self._lost = {node.id: now for node in last.lost}
+        self._voters.nodes.update((node.id, node) for node in last.lost)
+        self._voters.lost = {node.id: now for node in last.lost}
 
     # --- reading
 
     def snapshot(self) -> PartitionSnapshot:
         """Return what is known now."""
+        voters = self._voters
         has_quorum = self._quorum(self._missing()) is True
         may_all = self._config.strategy is None
         return PartitionSnapshot(
             status=self._status,
             since=self._since,
-            voters=self._voters,
-            lost=self._infos(self._lost),
+            voters=voters.boots,
+            lost=voters.infos(voters.lost),
             detected=self._detected,
             is_suspected=self._is_suspected,
             is_held_back=self._is_held_back,
@@ -175,17 +170,26 @@ class PartitionMachine:
     @property
     def wants_lease(self) -> bool:
         """Whether :meth:`lease` should be told, now and regularly, whether this side has the lease."""
-        return isinstance(self._config.strategy, LeaseQuorum) and bool(self._failed())
+        return isinstance(self._config.strategy, LeaseQuorum) and bool(self._voters.failed())
 
     def next_timer(self) -> float | None:
         """Return the Trio time at which :meth:`on_timer` has something to do."""
+        due = self._stable_at()
+        first = next(iter(self._voters.doubted.values()), None)
+        if first is None:
+            return due
+        return first + self._spreading_time() if due is None else min(due, first + self._spreading_time())
+
+    def _stable_at(self) -> float | None:
         if self._changed_at is None or self._waits_for_suspects:
             return None
-        return self._stable_at(self._changed_at)
+        n_members = max(len(self._voters.boots), len(self._voters.nodes))
+        return self._changed_at + stable_time(self._config, self._detector.pause_tolerance, n_members)
 
-    def _stable_at(self, changed_at: float) -> float:
-        n_members = max(len(self._voters), len(self._nodes))
-        return changed_at + stable_time(self._config, self._detector.pause_tolerance, n_members)
+    def _spreading_time(self) -> float:
+        """Return how long gossip takes to reach nearly all voters when nothing is lost."""
+        rounds = math.log(len(self._voters.boots) + 1) - math.log(_UNREACHED)
+        return rounds * self._gossip.gossip_interval * 2.0 / self._gossip.gossip_fanout
 
     # --- what happens
 
@@ -193,25 +197,16 @@ class PartitionMachine:
         """Take in what membership says, and return what it means for the cluster as a whole."""
         if not isinstance(event, NodeEvent):
             return []
-        if self._apply(event, now):
+        is_change = self._voters.apply(event, now, keeps_forgotten=self._is_held_back)
+        if is_change or (self._is_held_back and isinstance(event, NodeUpdated)):
             self._restart_clock(now)
         return self._conclude(now, event.cause)
 
     def reset(self, nodes: Iterable[NodeInfo], now: float) -> list[ClusterEvent]:
         """Take over all nodes as membership remembers them, departed ones included; the voters stay."""
-        known = {node.id: node for node in nodes}
-        gone = [node_id for node_id in self._voters if self._is_gone(known.get(node_id))]
-        self._unlist(gone)
-        kept = {node_id: self._nodes[node_id] for node_id in self._lost if node_id not in known}
-        present = {node_id: node for node_id, node in known.items() if node_id in self._voters or node.is_usable}
-        self._nodes = {self._local_id: self._nodes[self._local_id], **kept, **present}
-        for node in present.values():
-            self._account(node, now)
+        self._voters.reset({node.id: node for node in nodes}, now, keeps_forgotten=self._is_held_back)
         self._restart_clock(now)
         return self._conclude(now, 0)
-
-    def _is_gone(self, node: NodeInfo | None) -> bool:
-        return not self._is_held_back if node is None else node.state is NodeState.LEFT
 
     def lease(self, now: float, *, has_lease: bool) -> list[ClusterEvent]:
         """Take in what the lease says."""
@@ -222,65 +217,25 @@ class PartitionMachine:
         return events if self._changed_at is not None else events + self._settle(now, 0)
 
     def on_timer(self, now: float) -> list[ClusterEvent]:
-        """Come to a stable point, if one is due."""
-        due = self.next_timer()
+        """Count suspicions that were not refuted, and come to a stable point, as far as they are due."""
+        events = self._conclude(now, 0)
+        due = self._stable_at()
         if due is None or now < due:
-            return []
+            return events
         if now > due + _LATE:
             self._restart_clock(now)
-            return []
-        return self._settle(now, 0)
+            return events
+        return events + self._settle(now, 0)
 
     def _restart_clock(self, now: float) -> None:
         self._changed_at, self._waits_for_suspects = now, False
-
-    def _apply(self, event: NodeEvent, now: float) -> bool:
-        """Take in one event; return whether it is a change that a stable point waits for."""
-        node = event.node
-        if node.id == self._local_id:
-            self._nodes[node.id] = node
-            return False
-        before = self._nodes.get(node.id)
-        match event:
-            case NodeLeft():
-                self._unlist([node.id])
-                return True
-            case NodeReaped():
-                if not self._is_held_back:
-                    self._unlist([node.id])
-                return True
-            case NodeUpdated():
-                self._nodes[node.id] = node
-                return self._is_held_back
-        self._nodes[node.id] = node
-        self._account(node, now)
-        was_present = before is not None and before.is_usable
-        return isinstance(event, NodeFailed) or not was_present
-
-    def _account(self, node: NodeInfo, now: float) -> None:
-        if node.id not in self._voters:
-            if not node.is_usable:
-                self._nodes.pop(node.id, None)
-        elif node.state is NodeState.ALIVE:
-            self._lost.pop(node.id, None)
-        elif node.id != self._local_id:
-            self._lost.setdefault(node.id, now)
-
-    def _unlist(self, gone: list[str]) -> None:
-        for node_id in gone:
-            if node_id != self._local_id:
-                self._nodes.pop(node_id, None)
-                self._lost.pop(node_id, None)
-        if any(node_id in self._voters for node_id in gone):
-            left = dict.fromkeys(gone)
-            left.pop(self._local_id, None)
-            self._voters = {node_id: boot for node_id, boot in self._voters.items() if node_id not in left}
 
     # --- what it means
 
     def _conclude(self, now: float, cause: int) -> list[ClusterEvent]:
         events: list[ClusterEvent] = []
-        if not self._lost:
+        self._voters.lose(now - self._spreading_time() + _ROUNDING)
+        if not self._voters.lost:
             self._is_suspected = False
             events += self._heal(now, cause)
         elif not self._is_suspected and self._is_large(self._lately_lost(now)):
@@ -296,43 +251,32 @@ class PartitionMachine:
         """Return how many voters were lost within two suspicions' time and not told of yet."""
         since = now - 2.0 * (self._detector.pause_tolerance + self._spreading_time())
         told = frozenset(self._detected)
-        return sum(lost_at >= since and node_id not in told for node_id, lost_at in self._lost.items())
-
-    def _spreading_time(self) -> float:
-        """Return how long gossip takes to reach nearly all voters when nothing is lost."""
-        rounds = math.log(len(self._voters) + 1) - math.log(_UNREACHED)
-        return rounds * self._gossip.gossip_interval * 2.0 / self._gossip.gossip_fanout
+        return sum(lost_at >= since and node_id not in told for node_id, lost_at in self._voters.lost.items())
 
     def _is_large(self, n_lost: int) -> bool:
         config = self._config
-        return n_lost >= max(config.least_lost, config.lost_share * len(self._voters) - 1e-9)
+        return n_lost >= max(config.least_lost, config.lost_share * len(self._voters.boots) - _ROUNDING)
 
     def _suspicion(self, now: float, cause: int) -> PartitionSuspected:
-        return PartitionSuspected(
-            lost=self._infos(self._lost), kept=self._reachable(), zones=self._zones_of(self._lost), at=now, cause=cause
-        )
-
-    def _zones_of(self, lost: Collection[str]) -> tuple[str, ...]:
-        tag = self._config.zone_tag
-        zones = {self._nodes[node_id].tags.get(tag) for node_id in lost}
-        kept = {node.tags.get(tag) for node_id, node in self._nodes.items() if node_id not in lost}
-        return tuple(sorted(zone for zone in zones - kept if zone is not None))
+        voters = self._voters
+        zones = voters.zones(self._config.zone_tag, voters.lost)
+        return PartitionSuspected(lost=voters.infos(voters.lost), kept=voters.alive(), zones=zones, at=now, cause=cause)
 
     def _hold_back(self) -> None:
         """Take back the permission to go on as soon as the failed cost the quorum; give it back if nobody is lost."""
         if self._config.strategy is None:
             return
-        if self._quorum(self._failed()) is not True:
+        if self._quorum(self._voters.failed()) is not True:
             self._is_held_back = True
-        elif not self._lost:
+        elif not self._voters.lost:
             self._is_held_back = False
 
     # --- stable points
 
     def _settle(self, now: float, cause: int) -> list[ClusterEvent]:
-        failed = self._failed()
+        failed = self._voters.failed()
         finding = self._assess(failed)
-        self._waits_for_suspects = finding != self._assess(self._missing())
+        self._waits_for_suspects = finding != self._assess(self._missing(with_doubted=True))
         if self._waits_for_suspects:
             return []
         self._changed_at = None
@@ -340,7 +284,7 @@ class PartitionMachine:
         self._is_held_back = self._config.strategy is not None and finding.quorum is not True
         if finding.is_partition:
             return self._detect(self._status_of(quorum=finding.quorum), tuple(sorted(failed)), now, cause)
-        self._rebase()
+        self._voters.rebase()
         return self._heal(now, cause)
 
     def _assess(self, lost: Mapping[str, float]) -> _Finding:
@@ -351,13 +295,20 @@ class PartitionMachine:
         return _Finding(bool(lost) and (is_large or is_costly or is_by_lease), quorum)
 
     def _quorum(self, lost: Mapping[str, float]) -> bool | None:
-        nodes = (node for node_id, node in self._nodes.items() if node_id not in lost)
-        return decide(self._config.strategy, Side(self._voters, lost, nodes, self._lease))
+        nodes = (node for node_id, node in self._voters.nodes.items() if node_id not in lost)
+        return decide(self._config.strategy, Side(self._voters.boots, lost, nodes, self._lease))
+
+    def _missing(self, *, with_doubted: bool = False) -> Mapping[str, float]:
+        """Return which voters are not counted on right now; a lease is asked for about the failed only."""
+        voters = self._voters
+        if isinstance(self._config.strategy, LeaseQuorum):
+            return voters.failed()
+        return voters.lost | voters.doubted if with_doubted else voters.lost
 
     def _status_of(self, *, quorum: bool | None) -> PartitionStatus:
         if quorum:
             return PartitionStatus.MAJORITY
-        if sum(node.is_usable for node in self._nodes.values()) == 1:
+        if len(self._voters.present()) == 1:
             return PartitionStatus.ISOLATED
         return PartitionStatus.TIE if quorum is None else PartitionStatus.MINORITY
 
@@ -367,41 +318,20 @@ class PartitionMachine:
         if (status, unreachable) == (self._status, self._detected):
             return []
         self._status, self._since, self._detected = status, now, unreachable
-        present = [node_id for node_id, node in self._nodes.items() if node.is_usable]
+        voters = self._voters
         detected = PartitionDetected(
-            reachable=self._infos(present),
-            unreachable=self._infos(unreachable),
+            reachable=voters.infos(voters.present()),
+            unreachable=voters.infos(unreachable),
             status=status,
-            zones=self._zones_of(unreachable),
+            zones=voters.zones(self._config.zone_tag, dict.fromkeys(unreachable)),
             at=now,
             cause=cause,
         )
         return [detected]
 
-    def _rebase(self) -> None:
-        """Let exactly those vote that are members now."""
-        self._nodes = {node_id: node for node_id, node in self._nodes.items() if node.is_usable}
-        self._voters = {node_id: node.boot_id for node_id, node in self._nodes.items()}
-        self._lost = {node_id: lost_at for node_id, lost_at in self._lost.items() if node_id in self._nodes}
-
     def _heal(self, now: float, cause: int) -> list[ClusterEvent]:
         if not self._detected:
             return []
-        back = [node_id for node_id in self._detected if node_id in self._nodes]
+        back = [node_id for node_id in self._detected if node_id in self._voters.nodes]
         self._status, self._since, self._detected = PartitionStatus.WHOLE, now, ()
-        return [PartitionHealed(merged=self._infos(back), at=now, cause=cause)]
-
-    # --- nodes
-
-    def _failed(self) -> dict[str, float]:
-        return {node_id: at for node_id, at in self._lost.items() if self._nodes[node_id].state is NodeState.FAILED}
-
-    def _missing(self) -> Mapping[str, float]:
-        """Return who is not counted on right now; a lease is asked for about the failed only."""
-        return self._failed() if isinstance(self._config.strategy, LeaseQuorum) else self._lost
-
-    def _infos(self, node_ids: Iterable[str]) -> tuple[NodeInfo, ...]:
-        return tuple(self._nodes[node_id] for node_id in sorted(node_ids))
-
-    def _reachable(self) -> tuple[NodeInfo, ...]:
-        return self._infos(node_id for node_id, node in self._nodes.items() if node.state is NodeState.ALIVE)
+        return [PartitionHealed(merged=self._voters.infos(back), at=now, cause=cause)]

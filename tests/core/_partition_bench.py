@@ -27,6 +27,9 @@ from rpcnet.events import (
 )
 from rpcnet.quorum import QuorumStrategy
 
+UNREFUTED = 2.0
+"""Seconds after which a suspicion counts in the small clusters of these tests."""
+
 PartitionEvent = PartitionSuspected | PartitionDetected | PartitionHealed
 
 
@@ -67,10 +70,12 @@ class Watcher:
             self.nodes[node.id] = node
             self.hear(NodeJoined(node, at=self.now))
 
-    def suspects(self, lost: str) -> None:
+    def suspects(self, lost: str, seconds: float = UNREFUTED) -> None:
+        """Suspect nodes, and let so much time pass that a refutation should have come."""
         for name in lost:
             node = self._set(name, state=NodeState.SUSPECT)
             self.hear(NodeSuspected(node, phi=2.0, accusers=(), at=self.now))
+        self.passes(seconds)
 
     def fails(self, lost: str) -> None:
         for name in lost:

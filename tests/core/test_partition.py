@@ -76,27 +76,35 @@ def test_losses_over_a_long_time_are_not_suspected_as_a_partition() -> None:
     assert (node.take(), node.status, node.writable) == ([], WHOLE, True)
 
 
-def test_zones_that_were_lost_whole_are_named_as_far_as_they_are_known() -> None:
-    others = [info(name, rack="2") for name in "bcd"] + [info("e", rack="1"), info("f")]
+def test_zones_that_were_lost_whole_are_named_first_as_they_seem_then_as_they_are() -> None:
+    others = [info(name, rack="2") for name in "bcd"] + [info("e", rack="3"), info("f")]
     node = Watcher(info("a", rack="1"), PartitionConfig(zone_tag="rack"), others)
     node.suspects("bcdef")
-    node.passes(5)
     node.fails("bcdf")
     node.recovers("e")
     node.settle()
     suspected, detected = node.said
     assert isinstance(suspected, PartitionSuspected)
     assert isinstance(detected, PartitionDetected)
-    assert (names(suspected.lost), names(suspected.kept), suspected.zones) == ("bc", "adef", ())
+    assert (names(suspected.lost), names(suspected.kept), suspected.zones) == ("bcdef", "a", ("2", "3"))
     assert (names(detected.unreachable), detected.zones) == ("bcdf", ("2",))
 
 
-def test_a_zone_is_named_at_once_if_it_is_lost_whole_at_once() -> None:
-    node = Watcher(info("a", zone="1"), PartitionConfig(), [info("b", zone="2"), info("c", zone="2"), info("d")])
+def test_a_zone_of_which_one_node_is_left_is_not_named() -> None:
+    node = Watcher(info("a", zone="1"), PartitionConfig(), [info(name, zone="2") for name in "bcd"])
     node.suspects("bc")
     event = node.said[0]
     assert isinstance(event, PartitionSuspected)
-    assert event.zones == ("2",)
+    assert (names(event.kept), event.zones) == ("ad", ())
+
+
+def test_suspicions_that_are_refuted_at_once_are_no_loss() -> None:
+    node = watcher("e", "abcd")
+    node.suspects("abcd", seconds=1.0)
+    assert (node.take(), node.has_quorum, node.writable) == ([], True, True)
+    node.recovers("abcd")
+    node.settle()
+    assert (node.take(), node.status) == ([], WHOLE)
 
 
 # --- the course of a partition
@@ -134,7 +142,7 @@ def test_the_side_with_fewer_is_the_minority_and_not_writable_from_the_first_sus
 def test_a_partition_that_was_only_suspected_is_forgotten_without_an_event() -> None:
     node = watcher("a", "bcde")
     node.suspects("bcde")
-    assert node.take() == ["suspected bc | ade"]
+    assert node.take() == ["suspected bcde | a"]
     node.passes(3)
     assert node.machine.snapshot().is_suspected
     assert not node.writable
@@ -161,7 +169,7 @@ def test_a_stable_point_waits_for_suspects_that_could_tip_the_scale() -> None:
     node = watcher("a", "bcde")
     node.suspects("cde")
     node.passes(60)
-    assert node.take() == ["suspected cd | abe"]
+    assert node.take() == ["suspected cde | ab"]
     node.fails("cd")
     node.passes(60)
     assert node.take() == []
@@ -224,7 +232,7 @@ def test_a_partition_that_grows_or_shrinks_is_detected_anew() -> None:
     node.settle()
     node.recovers("fg")
     assert node.take() == [
-        "suspected ef | abcdg",
+        "suspected efg | abcd",
         "majority abcd | efg",
         "minority abc | defg",
         "majority abcde | fg",

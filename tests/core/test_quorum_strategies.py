@@ -203,6 +203,18 @@ def test_a_single_dead_node_does_not_lose_its_vote_under_a_lease() -> None:
     assert outcome(watchers) == "f"
 
 
+def test_a_side_that_has_the_lease_goes_on_asking_until_who_is_lost_is_back_or_forgotten() -> None:
+    node = leased("abcdef")["a"]
+    node.loses("f")
+    answer(node, True)
+    node.settle()
+    assert (node.take(), node.writable) == (["majority abcde | f"], True)
+    assert node.machine.wants_lease
+    node.reaps("f")
+    assert (node.take(), node.writable) == (["healed "], True)
+    assert not node.machine.wants_lease
+
+
 def test_an_answer_about_the_lease_that_nobody_waits_for_changes_nothing() -> None:
     node = leased("abc")["a"]
     answer(node, False)
