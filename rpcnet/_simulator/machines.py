@@ -4,31 +4,66 @@ The rules of this file:
 
 * Who says and who hears what is the table in ``docs/architecture.md``. Here an event goes to its hearers at once, in
   the order in which it was said; nothing is merged or lost.
+* The tick by which a node measures its own stalls comes ten times a second; here only the late ones come, and after
+  one a few that are in time, so that what was measured can fade.
 * This is the one place of the simulator that knows the verbs of the machines.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 
+import attrs
+
 from rpcnet._core.detector import DetectorMachine
 from rpcnet._core.members import MemberRecord
+from rpcnet._core.partition import PartitionMachine
 from rpcnet._core.swim import Effect, SwimMachine
-from rpcnet._signals import Accused, PeerHeard, ProbeAnswered, ProbeDue, Suspicion, Verdict
+from rpcnet._signals import (
+    Accused,
+    LeaseExpired,
+    NewsAged,
+    OwnVitals,
+    PeerHeard,
+    PeerUnreachable,
+    ProbeAnswered,
+    ProbeDue,
+    ProbeNacked,
+    ProbeRefused,
+    Stalled,
+    Suspicion,
+    Verdict,
+    VitalsHeard,
+)
 from rpcnet.config import NodeConfig
-from rpcnet.events import ClusterEvent, NodeEvent, NodeInfo
+from rpcnet.events import ClusterEvent, NodeEvent, NodeInfo, SelfIsolated
 
 __all__ = ["Machines", "Outcome"]
 
 Outcome = Effect | ClusterEvent
-Hearer = Callable[[ClusterEvent, float], Sequence[Outcome]]
+Hearer = Callable[..., Sequence[Outcome]]
 
-_DETECTOR_HEARS = (NodeEvent, ProbeAnswered, Accused, PeerHeard)
+_DETECTOR_HEARS = (
+    NodeEvent,
+    ProbeAnswered,
+    ProbeNacked,
+    ProbeRefused,
+    Accused,
+    NewsAged,
+    VitalsHeard,
+    LeaseExpired,
+    PeerHeard,
+    PeerUnreachable,
+    Stalled,
+)
+_TICKS_AFTER_STALL = 300.0
+_TICK = 5.0
 
 
 class Machines:
-    """The membership machine and the failure detector of one node.
+    """The membership machine, the failure detector and the partition watch of one node.
 
     Args:
         local: the node's record.
@@ -36,7 +71,7 @@ class Machines:
         rng: where its chance comes from.
         now: the time.
         seeds: addresses that it tries again for ever.
-        known: records of the other nodes, when it is to know them already and they know it.
+        known: records of all nodes, when it is to know them already and they know it.
         nodes: the same as users see them.
     """
 
@@ -58,7 +93,23 @@ class Machines:
             local_id=local.id, config=config.detector, gossip=config.gossip, rng=rng, now=now
         )
         self.detector.reset(nodes, now)
+        self.partition = PartitionMachine(
+            local=local.info(), config=config.partition, detector=config.detector, gossip=config.gossip, now=now
+        )
+        if nodes:
+            self.partition.reset(nodes, now)
         self._routes: dict[type[ClusterEvent], tuple[Hearer, ...]] = {}
+        self._tick_at = self._ticks_until = math.inf
+
+    # --- what comes from outside
+
+    def receive(self, payload: bytes, source: str, now: float) -> Sequence[Outcome]:
+        """Take in an opened datagram."""
+        return self.swim.handle_datagram(payload, source, now)
+
+    def refused(self, address: str, now: float) -> Sequence[Outcome]:
+        """Take in that nobody has the port at an address."""
+        return self.swim.refused(address, now)
 
     def route(self, event: ClusterEvent, now: float) -> list[Outcome]:
         """Give an event to the machines that listen for it; return what they say to that."""
@@ -71,36 +122,61 @@ class Machines:
         return outcomes
 
     def _hearers(self, event: ClusterEvent) -> list[Hearer]:
-        orders: dict[type[ClusterEvent], Callable[..., Sequence[Outcome]]] = {
+        orders: dict[type[ClusterEvent], Hearer] = {
             ProbeDue: self.swim.probe_due,
             Suspicion: self.swim.suspicion,
             Verdict: self.swim.verdict,
+            OwnVitals: self.swim.own_vitals,
             PeerHeard: self.swim.peer_heard,
+            SelfIsolated: self._isolated,
         }
-        found: list[Hearer] = [orders[type(event)]] if type(event) in orders else []
+        found = [orders[type(event)]] if type(event) in orders else []
         if isinstance(event, _DETECTOR_HEARS):
             found.append(self.detector.handle)
+        if isinstance(event, NodeEvent):
+            found.append(self.partition.handle)
         return found
+
+    def _isolated(self, _event: ClusterEvent, now: float) -> Sequence[Outcome]:
+        self.swim.isolated(now)
+        return ()
+
+    # --- time
 
     def next_timer(self) -> float:
         """Return when :meth:`on_timer` has something to do."""
-        swim, detector = self.swim.next_timer(), self.detector.next_timer()
-        return swim if detector is None or swim < detector else detector
+        first = self.swim.next_timer()
+        timer = self.detector.next_timer()
+        if first is None or (timer is not None and timer < first):
+            first = timer
+        timer = self.partition.next_timer()
+        if first is None or (timer is not None and timer < first):
+            first = timer
+        return self._tick_at if first is None else min(first, self._tick_at)
 
     def on_timer(self, now: float) -> list[Outcome]:
         """Do what is due."""
         outcomes: list[Outcome] = []
         outcomes += self.swim.on_timer(now)
         outcomes += self.detector.on_timer(now)
+        outcomes += self.partition.on_timer(now)
+        if now >= self._tick_at:
+            self._tick_at = now + _TICK if now < self._ticks_until else math.inf
+            outcomes += self.detector.on_tick(0.0, now)
         return outcomes
+
+    def stalled(self, seconds: float, now: float, handler: str | None) -> list[Outcome]:
+        """Take in that the node stood still; ``handler`` held its loop, if it was one."""
+        self._tick_at, self._ticks_until = now + _TICK, now + _TICKS_AFTER_STALL
+        outcomes: list[Outcome] = []
+        if handler is not None:
+            outcomes += self.route(Stalled(seconds, handler, at=now), now)
+        return outcomes + list(self.detector.on_tick(seconds, now))
 
     def restart_membership(self, now: float) -> None:
         """Replace the membership machine, as its supervisor does after its task has failed."""
         old, rng = self.swim, random.Random(self._rng.random())
-        local = MemberRecord(
-            **{field: getattr(old.local, field) for field in ("id", "name", "address", "tags", "services")},
-            boot_id=old.local.boot_id + 1,
-        )
+        local = attrs.evolve(old.local, incarnation=old.local.incarnation + 1)
         self.swim = SwimMachine(local=local, config=self.config.gossip, rng=rng, now=now, known=old.records())
         self.detector.reset(self.swim.members(), now)
         self._routes.clear()

@@ -170,7 +170,7 @@ def _plan(world: World, place: int, fault: Fault, versions: dict[int, int]) -> N
 def _plan_busy_loop(world: World, fault: BusyLoop) -> None:
     at = fault.at
     while at < fault.at + fault.seconds:
-        world.at(at, lambda: world.pause(fault.node, fault.hold))
+        world.at(at, lambda: world.pause(fault.node, fault.hold, handler="busy"))
         at += fault.hold + fault.rest
 
 

@@ -16,12 +16,12 @@ The rules of this file:
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rpcnet._core.gossip import GossipQueue
+from rpcnet._core.gossip import GossipQueue, RefreshQueue
 from rpcnet._core.members import MemberRecord
-from rpcnet._core.messages import MAX_PAYLOAD_BYTES, Accusation
+from rpcnet._core.messages import AGE_BYTES, MAX_PAYLOAD_BYTES, Accusation
 from rpcnet._core.roster import Origin, Roster
 from rpcnet.events import (
     ClusterEvent,
@@ -41,6 +41,8 @@ __all__ = ["InvariantBroken", "Order", "ProbeGaps", "check_size", "watch"]
 
 Position = tuple[int, int, int]
 _ROUNDING = 1.02
+_REFRESH_LIMIT = 6
+_MAX_COUNTED = 4096
 
 
 class InvariantBroken(AssertionError):
@@ -65,6 +67,7 @@ def watch(machines: Machines, owner_of: Callable[[str], MemberRecord]) -> None:
     """
     _watch_roster(machines.swim._roster, owner_of)
     _watch_queue(machines.swim._queue)
+    _watch_refreshes(machines.swim._refreshes)
 
 
 def _watch_roster(roster: Roster, owner_of: Callable[[str], MemberRecord]) -> None:
@@ -87,29 +90,61 @@ def _watch_queue(queue: GossipQueue) -> None:
     put, take = queue.put, queue.take
     counts: dict[str, int] = {}
 
-    def checked_put(subject: str, update: bytes) -> None:
+    def checked_put(subject: str, update: bytes, born: float) -> None:
         counts[subject] = 0
-        put(subject, update)
+        put(subject, update, born)
         if sum(map(len, queue._levels)) != len(queue):
             raise InvariantBroken(f"more than one update about {subject} is queued")
 
     def checked_take(
-        budget_bytes: int, n_members: int, first_about: str | None = None, *, without: Container[str] = ()
+        budget_bytes: int,
+        n_members: int,
+        first_about: str | None = None,
+        *,
+        now: float,
+        without: Container[str] = (),
     ) -> list[bytes]:
-        taken = take(budget_bytes, n_members, first_about, without=without)
+        taken = take(budget_bytes, n_members, first_about, now=now, without=without)
         if taken:
-            limit = queue.transmit_limit(n_members)
-            subjects = [update[:16].hex() for update in taken]
-            for subject in subjects:
-                counts[subject] = counts.get(subject, 0) + 1
-                if counts[subject] > limit:
-                    raise InvariantBroken(f"an update about {subject} was sent more than {limit} times")
-            if len(set(subjects)) < len(subjects):
-                raise InvariantBroken(f"one datagram carries two updates about one node: {subjects}")
+            _count(taken, counts, queue.transmit_limit(n_members))
         return taken
 
     queue.put = checked_put  # type: ignore[method-assign]
     queue.take = checked_take  # type: ignore[method-assign]
+
+
+def _watch_refreshes(queue: RefreshQueue) -> None:
+    put, take = queue.put, queue.take
+    counts: dict[bytes, int] = {}
+
+    def checked_put(subject: str, refresh: bytes, born: float) -> None:
+        counts.pop(refresh, None)
+        put(subject, refresh, born)
+
+    def checked_take(budget_bytes: int, now: float) -> list[bytes]:
+        taken = take(budget_bytes, now)
+        for sent in taken:
+            refresh = sent[AGE_BYTES:]
+            counts[refresh] = counts.get(refresh, 0) + 1
+            if counts[refresh] > _REFRESH_LIMIT:
+                raise InvariantBroken(f"a refresh was sent more than {_REFRESH_LIMIT} times at {now}")
+        if len(counts) > _MAX_COUNTED:
+            for spent in list(counts)[: _MAX_COUNTED // 2]:
+                del counts[spent]
+        return taken
+
+    queue.put = checked_put  # type: ignore[method-assign]
+    queue.take = checked_take  # type: ignore[method-assign]
+
+
+def _count(taken: Sequence[bytes], counts: dict[str, int], limit: int) -> None:
+    subjects = [update[AGE_BYTES : AGE_BYTES + 16].hex() for update in taken]
+    for subject in subjects:
+        counts[subject] = counts.get(subject, 0) + 1
+        if counts[subject] > limit:
+            raise InvariantBroken(f"an update about {subject} was sent more than {limit} times")
+    if len(set(subjects)) < len(subjects):
+        raise InvariantBroken(f"one datagram carries two updates about one node: {subjects}")
 
 
 # --- at the listener

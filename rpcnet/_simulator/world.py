@@ -16,13 +16,13 @@ import hashlib
 import heapq
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from zlib import crc32
 
 import attrs
 
 from rpcnet._core.members import MemberRecord
-from rpcnet._core.swim import Emit, OpenSync, SendDatagram
+from rpcnet._core.swim import AskOverStream, Deliver, Emit, FetchMetadata, OpenSync, SendDatagram
 from rpcnet._signals import ProbeDue, Signal
 from rpcnet.config import NodeConfig
 from rpcnet.events import (
@@ -40,12 +40,13 @@ from . import beliefs
 from .machines import Machines, Outcome
 from .network import DATAGRAM_OVERHEAD, Network
 from .scenario import Latency
+from .streams import Streams
 from .watching import InvariantBroken, Order, Position, ProbeGaps, check_size, watch
 
 __all__ = ["Host", "Note", "World", "id_of"]
 
 _BACKLOG = 256  # datagrams in a socket's buffer of 208 KiB, Linux's default, which counts 832 bytes for each
-_STREAM_TIMEOUT = 10.0
+_OVER_STREAMS = frozenset({OpenSync, FetchMetadata, AskOverStream})
 _HINDSIGHT = 30.0
 
 
@@ -83,6 +84,10 @@ class Host:
     ill_until: float = -math.inf
     """Until when it is no mistake to take it for dead."""
     backlog: list[Callable[[], None]] = attrs.field(factory=list)
+    streams: dict[Hashable, None] = attrs.field(factory=dict)
+    """What it has under way over streams."""
+    is_joined: bool = False
+    """Whether a seed has answered it."""
 
     @property
     def local(self) -> MemberRecord:
@@ -136,6 +141,7 @@ class World:
         self._count = 0
         self._trace = 0
         self._cut_until = -math.inf
+        self._streams = Streams(self)
         if converged:
             self._start_all()
 
@@ -191,7 +197,7 @@ class World:
         addresses = [self.address(seed) for seed in seeds]
         self.log.forget(self.now, number)
         host = self._add(number, self._record(number), addresses, (), ())
-        self.perform(host, host.machines.swim.join(addresses, self.now))
+        self._streams.join(host, addresses)
         return host
 
     def _add(
@@ -240,14 +246,16 @@ class World:
         self.crash(number)
         self.hosts[number].refuses = True
 
-    def pause(self, number: int, seconds: float) -> None:
-        """Let a process stand still."""
+    def pause(self, number: int, seconds: float, *, handler: str | None = None) -> None:
+        """Let a process stand still; when ``handler`` is given, that holds its loop."""
         host = self.hosts[number]
+        if host.is_paused or not host.is_up:
+            return
         host.is_paused = True
         host.stalled_at = self.now
         if seconds > self.config.detector.pause_tolerance:
             host.ill_until = self.now + seconds + _HINDSIGHT
-        self.at(self.now + seconds, lambda: self._resume(host))
+        self.at(self.now + seconds, lambda: self._resume(host, handler))
 
     def partition(self, *groups: Iterable[int]) -> None:
         """Let nothing pass between groups of nodes."""
@@ -343,13 +351,14 @@ class World:
         self._trace = hash((self._trace, self.now, host.number))
         self.perform(host, host.machines.on_timer(self.now))
 
-    def _resume(self, host: Host) -> None:
+    def _resume(self, host: Host, handler: str | None) -> None:
         if not host.is_up:
             return
         host.is_paused = False
         host.armed = math.inf
         host.gaps.excuse(self.now)
         self.perform(host, host.machines.on_timer(self.now))
+        self.perform(host, host.machines.stalled(self.now - host.stalled_at, self.now, handler))
         backlog, host.backlog = host.backlog, []
         for arrive in backlog:
             arrive()
@@ -382,13 +391,29 @@ class World:
                 host.backlog.append(lambda: self._arrive(host, payload, sender))
             return
         self._trace = hash((self._trace, self.now, host.number, crc32(payload)))
-        self.perform(host, host.machines.swim.handle_datagram(payload, sender.address, self.now))
+        self.perform(host, host.machines.receive(payload, sender.address, self.now))
 
     def _refuse(self, host: Host, sender: Host) -> None:
         """Say to a sender that nobody has the port, if that gets through."""
+        if self.network.is_cut and not self.network.reaches(host.number, sender.number):
+            return
+        for delay in self.network.arrivals()[:1]:
+            self.at(self.now + delay, lambda: self._hear_refusal(sender, host.address))
 
-    def _deliver(self, source: Host, destination: Host, delay: float, action: Callable[[Host], None]) -> None:
-        """Let something arrive reliably: unless the way is cut or the process gone."""
+    def _hear_refusal(self, host: Host, address: str) -> None:
+        if not host.is_up:
+            return
+        if host.is_paused:
+            host.backlog.append(lambda: self._hear_refusal(host, address))
+            return
+        self.mark(host.number, 0)
+        self.perform(host, host.machines.refused(address, self.now))
+
+    def deliver(self, source: Host, destination: Host, delay: float, action: Callable[[], None]) -> None:
+        """Let something happen at a host after a while, unless the way there is cut or its process gone.
+
+        While it stands still, it waits.
+        """
         if self.network.is_cut and not self.network.reaches(source.number, destination.number):
             return
 
@@ -398,30 +423,17 @@ class World:
             if destination.is_paused:
                 destination.backlog.append(arrive)
             else:
-                action(destination)
+                action()
 
         self.at(self.now + delay, arrive)
 
-    def _exchange(self, host: Host, address: str) -> None:
-        other = self._by_address.get(address)
-        if other is None:
-            return
-        network, started_at = self.network, self.now
-        request = host.machines.swim.state_payload()
-        delay = network.opening(host.number, other.number, self.now) + network.transfer(len(request))
+    def host_at(self, address: str) -> Host | None:
+        """Return who is at an address, dead or alive."""
+        return self._by_address.get(address)
 
-        def answer(asked: Host) -> None:
-            self._trace = hash((self._trace, self.now, asked.number, crc32(request)))
-            self.perform(asked, asked.machines.swim.handle_state(request, self.now))
-            reply = asked.machines.swim.state_payload()
-            self._deliver(asked, host, network.transfer(len(reply)), lambda asker: take(asker, reply))
-
-        def take(asker: Host, reply: bytes) -> None:
-            if self.now - started_at < _STREAM_TIMEOUT:
-                self._trace = hash((self._trace, self.now, asker.number, crc32(reply)))
-                self.perform(asker, asker.machines.swim.handle_state(reply, self.now))
-
-        self._deliver(host, other, delay, answer)
+    def mark(self, *what: int) -> None:
+        """Put something that happens into the hash of the run."""
+        self._trace = hash((self._trace, self.now, *what))
 
     # --- at the end
 
@@ -448,9 +460,9 @@ class World:
             kind = type(outcome)
             if kind is SendDatagram:
                 self._send(host, outcome.address, outcome.payload)  # type: ignore[union-attr]
-            elif kind is OpenSync:
-                self._exchange(host, outcome.address)  # type: ignore[union-attr]
-            else:
+            elif kind in _OVER_STREAMS:
+                self._streams.open(host, outcome)  # type: ignore[arg-type]
+            elif kind is not Deliver:
                 event: ClusterEvent = outcome.event if kind is Emit else outcome  # type: ignore[union-attr,assignment]
                 if isinstance(event, Signal):
                     if kind is ProbeDue:
