@@ -29,7 +29,6 @@ def test_equal_tables_have_equal_hashes_whatever_the_order_they_were_filled_in()
 @pytest.mark.parametrize(
     "change",
     [
-        {"id": "ba" * 16},
         {"boot_id": 6},
         {"boot_id": 2**63 - 1},
         {"incarnation": 4},
@@ -40,9 +39,18 @@ def test_equal_tables_have_equal_hashes_whatever_the_order_they_were_filled_in()
     ],
 )
 def test_each_part_that_orders_records_counts(change: dict[str, object]) -> None:
-    ours, theirs = BucketHashes.of([RECORD]), BucketHashes.of([attrs.evolve(RECORD, **change)])  # type: ignore[arg-type]
+    changed = attrs.evolve(RECORD, **change)  # type: ignore[arg-type]
+    ours, theirs = BucketHashes.of([RECORD]), BucketHashes.of([changed])
     assert ours != theirs
     assert ours.differing(theirs)
+    ours.update(RECORD, changed)
+    assert ours == theirs
+
+
+def test_whose_a_record_is_counts() -> None:
+    other = attrs.evolve(RECORD, id="00" * 15 + "ab")
+    assert bucket_of(other.id) == bucket_of(RECORD.id)
+    assert BucketHashes.of([RECORD]) != BucketHashes.of([other])
 
 
 def test_vitals_do_not_count() -> None:
@@ -93,6 +101,10 @@ def test_random_ids_spread_over_all_buckets_evenly() -> None:
         counts[bucket_of(record.id)] += 1
     assert min(counts) > 60
     assert max(counts) < 150
+
+
+def test_ids_that_begin_alike_spread_as_well() -> None:
+    assert sorted(bucket_of(f"{number:032x}") for number in range(N_BUCKETS)) == list(range(N_BUCKETS))
 
 
 def test_a_mask_holds_the_buckets_that_it_names() -> None:

@@ -192,6 +192,25 @@ def test_large_tables_are_paged_in_both_directions() -> None:
     assert MAX_MESSAGE_BYTES - 1100 < cost.largest <= MAX_MESSAGE_BYTES
 
 
+def test_a_page_is_filled_to_the_last_byte_and_not_beyond() -> None:
+    def size(entries: Sequence[MemberRecord]) -> int:
+        return 15 + sum(2 + len(encode_update(entry)) for entry in entries)
+
+    records = sorted((record(i, tags=LARGE) for i in range(600)), key=lambda entry: entry.id)
+    while size(records) > MAX_MESSAGE_BYTES:
+        records.pop()
+    for at in range(20):
+        spare = min(MAX_MESSAGE_BYTES - size(records), 100)
+        records[at] = attrs.evolve(records[at], name=records[at].name + "n" * spare)
+    assert size(records) == MAX_MESSAGE_BYTES
+    cost = sync(Table(), Table(records))
+    assert (cost.rounds, cost.largest) == (1, MAX_MESSAGE_BYTES)
+    records[-1] = attrs.evolve(records[-1], name=records[-1].name + "n")
+    cost = sync(Table(), Table(records))
+    assert (cost.rounds, len(cost.asked)) == (2, len(records))
+    assert cost.largest == size(records[:-1])
+
+
 def test_the_ages_of_records_travel_in_whole_seconds_rounded_up() -> None:
     told_ages = {0: 0.0, 1: 0.2, 2: 41.0, 3: 41.001, 4: MAX_AGE + 5, 5: float("inf"), 6: -1.0}
     heard_ages = {0: 0.0, 1: 1.0, 2: 41.0, 3: 42.0, 4: MAX_AGE, 5: MAX_AGE, 6: 0.0}

@@ -203,10 +203,13 @@ def test_a_node_that_is_alone_asks_nobody_and_tries_again() -> None:
 def test_a_node_that_does_not_answer_is_given_up_after_a_while_and_may_still_answer() -> None:
     asker, (digest, told) = store(), body()
     asker.update(OWNER, b"", digest, 0.0)
-    [late], first = ask(asker)
-    [again], second = ask(asker)
+    [late], first = ask(asker, [OWNER])
+    [again], second = ask(asker, [OWNER])
     assert second - first > 15.0
-    assert asker.answered(late, {}, second) == []
+    for _ in range(6):
+        asker.failed(late, second)
+    assert asker.is_wanted(digest)
+    assert asker.next_timer() == second + 15.0
     assert asker.due(second, PEERS) == []
     assert asker.answered(late, {digest: told}, second) == [OWNER]
     assert asker.answered(again, {digest: told}, second) == []
@@ -274,6 +277,40 @@ def test_many_bodies_that_one_member_has_not_got_are_asked_of_their_owners() -> 
             own = {digest: told[digest] for digest in fetch.digests if owner_of[digest] == fetch.node_id}
             known.update(asker.answered(fetch, own, at))
     assert known == set(peers)
+
+
+def test_a_member_that_is_being_asked_is_not_asked_for_more() -> None:
+    asker, bodies = store(), [body(number) for number in range(300)]
+    for number, (digest, _) in enumerate(bodies):
+        asker.update(f"{number:032x}", b"", digest, 0.0)
+    [fetch] = asker.due(0.0, [OWNER])
+    assert ask(asker, [OWNER], until=10.0)[0] == []
+    asker.answered(fetch, {digest: dict(bodies)[digest] for digest in fetch.digests}, 10.0)
+    [second] = asker.due(10.1, [OWNER])
+    assert not set(second.digests) & set(fetch.digests)
+
+
+def test_four_members_are_asked_at_once_and_nothing_is_due_until_one_answers() -> None:
+    asker, bodies = store(), [body(number, 60_000) for number in range(20)]
+    peers = [f"{number:032x}" for number in range(20)]
+    for peer, (digest, _) in zip(peers, bodies, strict=True):
+        asker.update(peer, b"", digest, 0.0)
+    fetches = list[Fetch]()
+    while len(fetches) < 4:
+        asked, at = ask(asker, peers)
+        fetches += asked
+    assert len({fetch.node_id for fetch in fetches}) == 4
+    assert asker.next_timer() == 15.0
+    asker.answered(fetches[3], {}, at)
+    assert (asker.next_timer() or 0.0) <= at + 0.1
+
+
+def test_many_bodies_are_asked_for_only_as_far_as_there_is_room() -> None:
+    asker = store(max_bytes=35_000)
+    for number in range(20):
+        asker.update(f"{number:032x}", b"", body(number, 10_000)[0], 0.0)
+    [fetch] = asker.due(0.0, PEERS)
+    assert len(fetch.digests) == 3
 
 
 def test_no_more_is_kept_than_allowed_and_room_that_comes_free_is_used() -> None:
