@@ -4,7 +4,8 @@ The rules of this file:
 
 * Membership is told of addresses only, and only after somebody was asked; it decides when it tries one. What was said
   last is posted too, for a membership task that is started again.
-* Plain addresses are told once. Anything else is asked every ``heal_interval``, give or take a fifth.
+* All is asked and told every ``heal_interval``, give or take a fifth; plain addresses too, which costs nothing, because
+  a membership task that was restarted has not heard of them.
 """
 
 from __future__ import annotations
@@ -49,6 +50,4 @@ class SeedTask:
             resolved = SeedsResolved(tuple(await self._seeds.addresses()), at=trio.current_time())
             self._bus.post(resolved)
             self._bus.publish(resolved)
-            if self._seeds.is_static:
-                await trio.sleep_forever()
             await trio.sleep(self._config.heal_interval * self._rng.uniform(1 - _JITTER, 1 + _JITTER))

@@ -329,6 +329,44 @@ def test_a_refusal_for_good_is_not_asked_for_again_though_the_source_names_it_ag
     run(scenario)
 
 
+# --- healing
+
+
+def test_a_node_that_lost_everybody_finds_where_a_name_leads_by_then() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        (old,) = await cluster.start(1)
+        cluster.set_name("nodes.example", [old.host])
+        async with node(cluster, NAME) as late:
+            await cluster.crash(old)
+            await late.registry.wait_for(1, state=rpcnet.NodeState.FAILED)
+            (new,) = await cluster.start(1)
+            await trio.sleep(60)
+            assert [info.name for info in late.registry.alive()] == ["late"]
+            cluster.set_name("nodes.example", [new.host])
+            with trio.fail_after(120):
+                await late.registry.wait_for(2)
+
+    run(scenario)
+
+
+def test_a_first_node_that_a_file_named_alone_meets_another_when_the_file_names_both(tmp_path: Path) -> None:
+    path = tmp_path / "seeds"
+
+    async def scenario(cluster: SimulatedCluster) -> None:
+        path.write_text("10.0.0.1:7946")
+        async with node(cluster, path.as_uri(), name="one") as one:
+            path.write_text("10.0.0.2:7946")
+            async with node(cluster, path.as_uri(), name="other") as other:
+                await trio.sleep(30)
+                assert (len(one.registry.alive()), len(other.registry.alive())) in ((1, 1), (2, 2))
+                path.write_text("10.0.0.1:7946\n10.0.0.2:7946")
+                with trio.fail_after(120):
+                    await one.registry.wait_for(2)
+                    await other.registry.wait_for(2)
+
+    run(scenario)
+
+
 # --- clients
 
 
