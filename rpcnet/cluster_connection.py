@@ -58,8 +58,8 @@ def connect_cluster(
 
     Args:
         seeds: where to find nodes: addresses, ``"host:port"``, and all else that :class:`Node` takes. Names, files and
-            other sources are asked while entering, and every 30 seconds from then on. All nodes have addresses of one
-            family, IPv4 or IPv6; which one is found out while entering, too.
+            other sources are asked while entering, for at most ``config.connect_timeout``, and every 30 seconds from
+            then on. All nodes have addresses of one family, IPv4 or IPv6; which one is found out while entering, too.
         name: the name that the client's certificate proves; default ``"client-<6 random letters>"`` or, with
             :meth:`Security.files`, the one in the certificate.
         security: what is shown and checked; default :meth:`Security.default`.

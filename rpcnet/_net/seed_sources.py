@@ -36,6 +36,7 @@ MAX_ADDRESSES = 64
 _MAX_FILE_BYTES = 64 << 10
 _MAX_LINES_LOGGED = 10
 """Bad lines of one file, or bad answers of one source, that are told one by one."""
+_MAX_LABEL = 200
 _FORMS = "'host:port', 'dns://name:port', 'dns+srv://_service._udp.domain' or 'file:///path'"
 
 
@@ -204,7 +205,7 @@ class EmptyFile(OSError):
 def _addresses_in(path: str, content: bytes) -> tuple[list[str], list[str]]:
     """Return the addresses in a file, and a sentence for each line that is none."""
     found, bad = [], []
-    for number, line in enumerate(content.decode("utf-8-sig", errors="replace").splitlines(), 1):
+    for number, line in enumerate(content.decode("utf-8-sig", errors="replace").split("\n"), 1):
         address = line.partition("#")[0].strip()
         if address:
             try:
@@ -272,7 +273,7 @@ def check_seed(setting: str, seed: object) -> Seed:
                 f"{setting}: address {seed!r}: must be a string like 'host:port' or a rpcnet.SeedSource, "
                 "an object with an async method addresses()"
             )
-        return OwnSeed(repr(seed), seed)  # type: ignore[arg-type] # whether the method fits shows when it is called
+        return OwnSeed(repr(seed)[:_MAX_LABEL], seed)  # type: ignore[arg-type] # whether the method fits shows when it is called
     scheme, mark, rest = seed.partition("://")
     if not mark:
         check_setting(setting, seed, is_dialled=True)

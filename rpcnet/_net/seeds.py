@@ -29,6 +29,7 @@ __all__ = ["Finding", "Seed", "SeedBook", "SeedSource", "check_seed"]
 log = logging.getLogger("rpcnet.membership")
 _SOURCE_TIMEOUT = 15.0
 _MAX_TOTAL = 256
+_MAX_TEXT = 500
 _NOT_ASKED = "no answer"
 
 
@@ -151,8 +152,7 @@ class SeedBook:
             except EmptyFile as error:
                 return Finding((), str(error), is_answer=True)
             except Exception as error:  # noqa: BLE001 - a user's source may raise anything, and the others go on
-                text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-                return Finding(page.last.addresses, text)
+                return Finding(page.last.addresses, _why(error))
             return Finding(addresses, _count(len(addresses)), is_answer=True)
         return Finding(page.last.addresses, f"no answer within {_SOURCE_TIMEOUT:g} s")
 
@@ -213,6 +213,14 @@ def _identity(seed: Seed) -> int:
 def _source(seed: Seed) -> object:
     """Return the user's source, if a seed is one."""
     return getattr(seed, "source", None)
+
+
+def _why(error: Exception) -> str:
+    """Return in one line what a source raised, without the groups that nurseries make of one error."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:_MAX_TEXT]
 
 
 def _count(number: int) -> str:

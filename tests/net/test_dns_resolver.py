@@ -41,6 +41,7 @@ class Server:
     silent: tuple[str, ...] = ()
     """Kinds of questions to which there is no answer."""
     truncates: bool = False
+    garbles: bool = False
     questions: list[str] = attrs.field(factory=list)
     port: int = 0
 
@@ -70,6 +71,9 @@ class Server:
         while True:
             data, client = await sock.recvfrom(4096)
             response = self.answer(data)
+            if self.garbles:
+                await sock.sendto(data[:2] + b"\xff" * 40, client)
+                continue
             if response is not None and self.truncates:
                 response.answer = []
                 response.flags |= dns.flags.TC
@@ -158,6 +162,14 @@ async def test_a_server_that_keeps_silent_is_given_up() -> None:
         resolver = DnsResolver(["127.0.0.1"], port=server.port, timeout=0.05)
         with pytest.raises(TimeoutError, match=r"no SRV records of _rpcnet\._udp\.example: no server answered within"):
             await resolver.services("_rpcnet._udp.example")
+
+
+async def test_what_is_no_answer_is_an_error_like_the_others() -> None:
+    server = Server(ZONE, garbles=True)
+    async with server.open():
+        resolver = DnsResolver(["127.0.0.1"], port=server.port, timeout=0.2)
+        with pytest.raises(OSError, match="no A records of nodes"):
+            await resolver.addresses("nodes.example")
 
 
 async def test_a_service_has_records_and_none_where_it_is_said_not_to_exist() -> None:

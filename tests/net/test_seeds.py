@@ -249,6 +249,22 @@ async def test_a_file_that_cannot_be_read_is_empty_and_told_once_per_change(
     assert await ask() == (missing, [f"the seed file {path} {missing}"])
 
 
+async def test_lines_are_counted_as_editors_count_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "seeds"
+    path.write_bytes(b"# \x0b\x0c\xc2\x85 one comment\nbad\n10.0.0.1:7946")
+    assert await World().book(path.as_uri()).addresses() == [A]
+    assert told(caplog)[0].startswith(f"{path}, line 2, is skipped")
+
+
+async def test_a_real_node_joins_through_a_real_file(tmp_path: Path) -> None:
+    security = rpcnet.Security.shared_secret("a secret for real files")
+    with trio.fail_after(30):
+        async with rpcnet.Node("a", security=security) as first:
+            (tmp_path / "seeds").write_text(first.address)
+            async with rpcnet.Node("b", seeds=[(tmp_path / "seeds").as_uri()], security=security) as other:
+                assert [info.name for info in other.registry.alive()] == ["a", "b"]
+
+
 async def test_the_real_environment_reads_a_file_and_refuses_a_pipe(tmp_path: Path) -> None:
     environment = RealEnvironment()
     before = open_files()
@@ -325,6 +341,21 @@ async def test_what_a_source_said_last_stays_in_use_when_it_fails(caplog: pytest
     assert told(caplog) == ["no seeds from <source>: LookupError: still down"]
     source.do = list
     assert await book.addresses() == [B]
+
+
+RAISED: dict[str, tuple[Exception, str]] = {
+    "an error": (LookupError("down"), "LookupError: down"),
+    "an error of the system": (OSError(5, "no disk"), "[Errno 5] no disk"),
+    "an error with lines": (ValueError("one\n  two\n"), "ValueError: one two"),
+    "an error without end": (ValueError("x" * 9999), "ValueError: " + "x" * 488),
+    "a group of one": (ExceptionGroup("nursery", [ExceptionGroup("", [KeyError("a")])]), "KeyError: 'a'"),
+    "a group": (ExceptionGroup("two", [KeyError("a"), KeyError("b")]), "ExceptionGroup: two (2 sub-exceptions)"),
+}
+
+
+@pytest.mark.parametrize(("error", "text"), RAISED.values(), ids=RAISED.keys())
+async def test_what_a_source_raises_is_told_in_one_line(error: Exception, text: str) -> None:
+    assert await World().book(Source(raiser(error))).ask("<source>") == Finding((), text)
 
 
 async def test_a_source_has_fifteen_seconds_and_the_others_do_not_wait_to_be_asked(autojump_clock: MockClock) -> None:
