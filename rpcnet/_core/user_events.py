@@ -290,6 +290,9 @@ class UserEventMachine:
 
     def on_timer(self, now: float) -> list[UserEffect]:
         """Do what is due: deliver what waited too long for what is missing, repeat, end questions."""
+        timer = self.next_timer()
+        if timer is None or timer > now:
+            return []
         self._state = None
         effects = self._deliver(self._order.due(now), now) + self._queries.on_timer(now)
         if self._room_at is not None:

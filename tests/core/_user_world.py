@@ -17,6 +17,7 @@ from rpcnet.config import GossipConfig
 from rpcnet.events import ClusterEvent, NodeInfo, NodeState, QueryReceived, UserEvent
 
 BUDGET = 1100
+NEVER = float("inf")
 
 
 def info(index: int, **changes: object) -> NodeInfo:
@@ -40,6 +41,7 @@ class Peer:
         self.info = node
         self.is_up = True
         self.heard: list[ClusterEvent] = []
+        self.armed_at = NEVER
         self.machine = self.fresh(None)
 
     def fresh(self, known: UserState | None) -> UserEventMachine:
@@ -57,6 +59,8 @@ class Peer:
     def crash_task(self) -> None:
         """Replace the machine, as after a failure of the task that holds it."""
         self.fresh(self.machine.state())
+        self.armed_at = NEVER
+        self.world.perform(self, [])
 
     def restart(self) -> None:
         """Start the process again."""
@@ -154,22 +158,22 @@ class UserWorld:
     def run(self, seconds: float) -> None:
         """Let time pass."""
         end = self.now + seconds
-        while (at := self._next(end)) is not None:
+        while self._pending and self._pending[0][0] <= end:
+            at, _, what = heapq.heappop(self._pending)
             self.now = max(self.now, at)
-            if self._pending and self._pending[0][0] <= self.now:
-                heapq.heappop(self._pending)[2]()
-                continue
-            for peer in self.peers:
-                timer = peer.machine.next_timer()
-                if peer.is_up and timer is not None and timer <= self.now:
-                    self.perform(peer, peer.machine.on_timer(self.now))
+            what()
         self.now = end
 
-    def _next(self, end: float) -> float | None:
-        timers = [timer for peer in self.peers if peer.is_up and (timer := peer.machine.next_timer()) is not None]
-        if self._pending:
-            timers.append(self._pending[0][0])
-        return min((timer for timer in timers if timer <= end), default=None)
+    def _arm(self, peer: Peer) -> None:
+        timer = peer.machine.next_timer()
+        if timer is not None and timer < peer.armed_at:
+            peer.armed_at = timer
+            self.later(timer - self.now, lambda: self._fire(peer))
+
+    def _fire(self, peer: Peer) -> None:
+        peer.armed_at = NEVER
+        if peer.is_up:
+            self.perform(peer, peer.machine.on_timer(self.now))
 
     def later(self, after: float, what: Callable[[], None]) -> None:
         """Do something at a later time."""
@@ -184,6 +188,7 @@ class UserWorld:
             taken = peer.machine.take(BUDGET, len(self.members), self.now)
             assert sum(len(data) + STRING_OVERHEAD for data in taken) <= BUDGET
             self._send(peer, other, taken)
+        self._arm(peer)
 
     def _send(self, sender: Peer, receiver: Peer, strings: Sequence[bytes]) -> None:
         copies = 0 if self.rng.random() < self.loss else 2 if self.rng.random() < self.repeat else 1
@@ -202,13 +207,12 @@ class UserWorld:
         for effect in effects:
             match effect:
                 case Send():
-                    receiver = next((other for other in self.peers if other.info.id == effect.node_id), None)
-                    if receiver is not None:
-                        self._send(peer, receiver, [effect.data])
+                    self._send(peer, self.peers[int(effect.node_id, 16)], [effect.data])
                 case Emit():
                     peer.heard.append(effect.event)
                     if isinstance(effect.event, QueryReceived):
                         self._answer(peer, effect.event)
+        self._arm(peer)
 
     def _answer(self, peer: Peer, query: QueryReceived) -> None:
         answer = self.answer(peer, query)
