@@ -13,7 +13,8 @@ The rules of this file:
 * A window protects what its receiver has heard since it started. A datagram that somebody caught opens once more at a
   node that has not heard it: at another one, or at the same one after a restart. To bind it to one start of its
   receiver, a sender would need an answer before it can say anything. So it is left to what is sealed to do no harm
-  then: records are ordered by boot id and incarnation, and an answer counts only with the number of a question.
+  then: records are ordered by boot id and incarnation, and an answer counts only with the number of a question. When
+  a key is removed, everything that was ever sealed with it is worthless.
 * What does not open changes nothing and raises nothing: one counter per reason. A sender is remembered only after a
   datagram of it has opened, so that forgeries push nobody out.
 """

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import attrs
 import cbor2
+import trio
 
 from rpcnet._core.cbor import CBOR_ERRORS, reader, reason
 from rpcnet._core.members import MAX_BOOT_ID, MAX_INCARNATION, MAX_NAME_CHARS, is_address
@@ -37,6 +38,7 @@ _VERSION = 1
 _WHAT = "rpcnet snapshot"
 _HEAD = b"\xa3" + cbor2.dumps(_WHAT)
 _CHECKSUM_BYTES = 16
+_READ_TIMEOUT = 10.0
 _ID_RULE = re.compile(r"[0-9a-f]{32}")
 _read = reader(max_depth=8, other_keys=False)
 
@@ -151,7 +153,11 @@ class SnapshotFile:
     async def load(self) -> Snapshot | None:
         """Read the file; None, and one line in the log, if there is nothing in it for this node. A checkpoint."""
         try:
-            data = await self._environment.read_file(self._path)
+            with trio.fail_after(_READ_TIMEOUT):
+                data = await self._environment.read_file(self._path)
+        except trio.TooSlowError:
+            self._leave_alone(f"could not be read within {_READ_TIMEOUT:g} s")
+            return None
         except OSError as error:
             self._leave_alone(f"cannot be read: {error.strerror or error}")
             return None

@@ -221,6 +221,23 @@ async def test_what_is_not_this_nodes_is_reported_in_one_line_and_left_alone(
     assert [why in record.getMessage() for record in caplog.records] == [True]
 
 
+async def test_a_disk_that_does_not_answer_is_not_waited_for_for_ever(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Hanging(SimulatedEnvironment):
+        async def read_file(self, path: str) -> bytes | None:
+            await trio.sleep_forever()
+
+    environment = Hanging(MemoryNetwork(Random(1)), seed=1)
+    file = file_of(environment)
+    start = trio.current_time()
+    assert await file.load() is None
+    assert trio.current_time() - start == pytest.approx(10.0)
+    await file.save(SNAPSHOT)
+    assert environment.files == {}
+    assert ["could not be read within 10 s" in record.getMessage() for record in caplog.records] == [True]
+
+
 # --- the real disk
 
 
