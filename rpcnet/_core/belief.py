@@ -8,6 +8,8 @@ The rules of this file:
 * That an unlisted node lives is believed while it is fresh; otherwise the node itself is asked (``hearsay.py``).
 * What was news is passed on with the age it came with; what an exchange taught, as if it had been said now, because
   whoever listed it vouches for it.
+* Who is gone and unknown here is not taken in any more when others are about to forget it, so that it is forgotten
+  everywhere and nobody gets it back from the last who remembers.
 * Tags and services that a record only names are filled in when their body is here; those of before stand until then.
 """
 
@@ -21,7 +23,7 @@ from rpcnet.config import GossipConfig
 from rpcnet.events import NodeState
 
 from .effects import Effect, Emit
-from .exchanges import Hearsay, decode_bodies
+from .exchanges import MAX_AGE, Hearsay, decode_bodies
 from .gossip import GossipQueue, RefreshQueue
 from .hearsay import CheckTable
 from .members import MemberRecord, Vitals
@@ -129,6 +131,7 @@ class Belief:
         member = self._roster.by_key(refresh.key)
         if member is None or member.record.boot_id & 0xFFFF != refresh.boot or not member.record.is_present:
             return []
+        self._store.want(member.record.digest, now)
         origin = self._origins(now, refresh.age)
         vitals = Vitals(refresh.epoch, refresh.stall, refresh.coordinates)
         events = self._roster.refresh(member, vitals, origin)
@@ -144,9 +147,12 @@ class Belief:
         """
         was_alone = not self._roster.peers()
         effects: list[Effect] = []
+        forgettable = min(self._config.dead_reap_after, MAX_AGE) / 2
         for item in heard:
             record = self._as_hearsay(item.record)
             is_history = not record.is_present and not self._is_present(record.id)
+            if is_history and item.age >= forgettable and self._roster.get(record.id) is None:
+                continue
             age = 0.0 if item.age <= self.lease else item.age
             origin = attrs.evolve(self._origins(now, age), heard_at=now - item.age)
             effects += self.hear(record, origin, (), is_quiet=was_alone or is_history)

@@ -266,8 +266,9 @@ class Roster:
             return []
         return [NodeUpdated(node=member.info(), previous=old.info(), at=origin.at, cause=origin.cause)]
 
-    def reap(self, origin: Origin, after: float) -> list[ClusterEvent]:
-        """Forget nodes that failed or left more than ``after`` seconds ago."""
+    def reap(self, origin: Origin, after: float) -> tuple[list[MemberRecord], list[ClusterEvent]]:
+        """Forget nodes that failed or left more than ``after`` seconds ago, and return their records and the events."""
+        forgotten: list[MemberRecord] = []
         events: list[ClusterEvent] = []
         while self._gone:
             node_id, since = next(iter(self._gone.items()))
@@ -280,9 +281,10 @@ class Roster:
             self._n_failed -= member.record.state is NodeState.FAILED
             self._lower_high_water()
             self._drop_caches()
+            forgotten.append(member.record)
             if member.announced:
                 events.append(NodeReaped(node=member.info(), at=origin.at, cause=origin.cause))
-        return events
+        return forgotten, events
 
     def next_reap(self, after: float) -> float | None:
         """Return when :meth:`reap` has something to do."""

@@ -475,7 +475,9 @@ class SwimMachine:
         if now >= self._healing.at and (address := self._healing.choose(self._roster, now)) is not None:
             effects += [] if self.local.state is NodeState.LEFT else [OpenSync(address)]
         effects += self._fetch(now)
-        events = self._roster.reap(self._origins(now), self._config.dead_reap_after)
+        forgotten, events = self._roster.reap(self._origins(now), self._config.dead_reap_after)
+        for record in forgotten:
+            self._store.update(record.id, record.digest, b"", now)
         return effects + [Emit(event) for event in events]
 
     def _gossip_round(self, now: float) -> list[Effect]:

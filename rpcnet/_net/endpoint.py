@@ -245,6 +245,10 @@ class Endpoint:
         yield from self._dialler.sessions()
         yield from list(self._accepted)
 
+    def has_accepted(self, name: str) -> bool:
+        """Tell whether somebody of that name has an open connection to this port; under its own name, it itself has."""
+        return any(session.peer_name == name for session in self._accepted)
+
     def cut(self, name: str, boot_id: int, message: str) -> None:
         """Close every connection with a node that is gone; not those with a later boot of it, nor with mere clients."""
         self._dialler.forget(name, message)

@@ -150,7 +150,8 @@ class Joiner:
         last = self._bus.latest(MembershipSnapshot)
         local = self._local if last is None else last.local
         hello = (await self._endpoint.connect(seed, pause=Pause.IGNORE)).peer_hello
-        if hello is not None and (hello.node_id, hello.boot_id) == (local.id, local.boot_id):
+        is_alike = hello is not None and (hello.node_id, hello.boot_id) == (local.id, local.boot_id)
+        if is_alike and self._endpoint.has_accepted(local.name):
             raise _IsSelf
         listing = AskerExchange.listen(_Newcomer(), max_records=self._config.gossip.max_members)
         heard = await self._run(listing, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -12,6 +12,7 @@ from _world import World, seen, stub
 
 import rpcnet
 from rpcnet._core.detector import DetectorMachine
+from rpcnet._core.exchanges import Hearsay
 from rpcnet._core.swim import SwimMachine
 from rpcnet._signals import Draining, Leaving
 from rpcnet._tasks.membership import MembershipTask
@@ -246,17 +247,17 @@ def test_a_goodbye_is_said_although_a_task_fails_with_the_order_in_hand(
 
 
 def test_a_join_survives_that_membership_fails_with_the_state_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = SwimMachine.handle_state
+    original = SwimMachine.joined
     left = 1
 
-    def fail(owner: SwimMachine, payload: bytes, now: float) -> Any:
+    def fail(owner: SwimMachine, heard: Sequence[Hearsay], address: str, now: float) -> Any:
         nonlocal left
-        if left and owner.local.name == "late" and len(payload) > 50:
+        if left:
             left -= 1
             raise Injected("with the state in hand")
-        return original(owner, payload, now)
+        return original(owner, heard, address, now)
 
-    monkeypatch.setattr(SwimMachine, "handle_state", fail)
+    monkeypatch.setattr(SwimMachine, "joined", fail)
 
     async def scenario(cluster: SimulatedCluster) -> None:
         (first,) = await cluster.start(1)
