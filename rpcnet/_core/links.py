@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import attrs
 
+from rpcnet.events import ClusterEvent, LinkDegraded, NodeInfo
+
 __all__ = ["LinkWatch"]
 
 _SILENT_PERIODS = 3.0
@@ -23,7 +25,7 @@ _MAX_WATCHED = 1024
 @attrs.define(eq=False)
 class _Trouble:
     since: float
-    count: int = 1
+    count: int = 0
     is_said: bool = False
 
 
@@ -31,45 +33,48 @@ class LinkWatch:
     """The links of this node that are in doubt.
 
     Args:
+        local_id: this node's id.
         period: seconds between probes.
     """
 
-    def __init__(self, period: float) -> None:
+    def __init__(self, local_id: str, period: float) -> None:
+        self._local_id = local_id
         self._period = period
         self._indirect: dict[str, _Trouble] = {}
         self._calls: dict[str, _Trouble] = {}
 
-    def is_suspicious(self, node_id: str) -> bool:
-        """Whether a member answers only through others and nothing was said of that yet: it is to be probed again."""
+    def answered_through_others(self, node: NodeInfo, since: float, now: float) -> list[ClusterEvent]:
+        """Take note that a cycle begun at ``since`` was answered to a helper only."""
+        trouble = _watch(self._indirect, node.id, since)
+        if trouble.is_said or now - trouble.since <= _SILENT_PERIODS * self._period:
+            return []
+        return [self._say(trouble, node, "it answers others, but not this node", now)]
+
+    def is_to_be_tried_again(self, node_id: str) -> bool:
+        """Tell whether a member answers only through others and nothing was said of that yet."""
         trouble = self._indirect.get(node_id)
         return trouble is not None and not trouble.is_said
-
-    def answered_through_others(self, node_id: str, since: float, now: float) -> bool:
-        """Take note that a cycle begun at ``since`` was answered to a helper only; return whether to say so now."""
-        trouble = self._watch(self._indirect, node_id, since)
-        trouble.count += 1
-        if trouble.is_said or now - trouble.since <= _SILENT_PERIODS * self._period:
-            return False
-        trouble.is_said = True
-        return True
 
     def answered_directly(self, node_id: str) -> None:
         """Take note of a direct answer."""
         self._indirect.pop(node_id, None)
 
-    def call_failed(self, node_id: str, now: float) -> bool:
-        """Take note that a call found no connection; return whether that has become too many now."""
-        trouble = self._calls.get(node_id)
-        if trouble is None or (not trouble.is_said and now - trouble.since > _WINDOW_PERIODS * self._period):
-            self._calls.pop(node_id, None)
-            self._watch(self._calls, node_id, now)
-            return False
-        trouble.count += 1
-        return not trouble.is_said and trouble.count >= _FAILED_CALLS
+    def call_failed(self, node: NodeInfo, reason: str, now: float, *, is_answering: bool) -> list[ClusterEvent]:
+        """Take note that a call found no connection.
 
-    def say_of_calls(self, node_id: str) -> None:
-        """Take note that the application was told."""
-        self._calls[node_id].is_said = True
+        Args:
+            node: whom it was for.
+            reason: what went wrong.
+            now: Trio time.
+            is_answering: whether the latest probe of it was answered and nobody suspects it.
+        """
+        trouble = _watch(self._calls, node.id, now)
+        if not trouble.is_said and not 0.0 <= now - trouble.since <= _WINDOW_PERIODS * self._period:
+            trouble.since, trouble.count = now, 0
+        trouble.count += 1
+        if trouble.is_said or trouble.count < _FAILED_CALLS or not is_answering:
+            return []
+        return [self._say(trouble, node, f"calls fail, though pings are answered: {reason}", now)]
 
     def heard(self, node_id: str) -> None:
         """Take note that something of a member arrived on a connection."""
@@ -85,10 +90,16 @@ class LinkWatch:
         for trouble in self._indirect.values():
             trouble.since += lag
 
-    def _watch(self, table: dict[str, _Trouble], node_id: str, since: float) -> _Trouble:
-        trouble = table.get(node_id)
-        if trouble is None:
-            if len(table) >= _MAX_WATCHED:
-                del table[next(iter(table))]
-            trouble = table[node_id] = _Trouble(since)
-        return trouble
+    def _say(self, trouble: _Trouble, node: NodeInfo, reason: str, now: float) -> ClusterEvent:
+        trouble.is_said = True
+        return LinkDegraded(node=node, observer=self._local_id, reason=reason, at=now)
+
+
+def _watch(table: dict[str, _Trouble], node_id: str, since: float) -> _Trouble:
+    """Return what is noted of a node, which is little at first; the oldest note goes when there are too many."""
+    trouble = table.get(node_id)
+    if trouble is None:
+        if len(table) >= _MAX_WATCHED:
+            del table[next(iter(table))]
+        trouble = table[node_id] = _Trouble(since)
+    return trouble

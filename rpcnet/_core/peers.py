@@ -14,7 +14,7 @@ The rules of this file:
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rpcnet._signals import Coordinates
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Peers"]
 
 _UNKNOWN = -1.0
+_N_COLUMNS = 4  # x, y, height, error
 _TRIES = 4
 
 
@@ -35,7 +36,7 @@ class Peers:
     def __init__(self) -> None:
         self._nodes: list[NodeInfo] = []
         self._index: dict[str, int] = {}
-        self._columns = (array("f"), array("f"), array("f"), array("f"))
+        self._columns = tuple(array("f") for _ in range(_N_COLUMNS))
         self._cursor = 0
 
     def __len__(self) -> int:
@@ -63,9 +64,17 @@ class Peers:
         for column in self._columns:
             column.append(_UNKNOWN)
         self._index[node.id] = size
-        if rng.randint(0, size) < self._cursor:
+        if self._cursor and rng.randint(0, size) < self._cursor:
             self._swap(size, self._cursor)
             self._cursor += 1
+
+    def fill(self, nodes: Sequence[NodeInfo]) -> None:
+        """Take in the first members, all different, all at once."""
+        if self._nodes:
+            raise ValueError("there are members already")
+        self._nodes = list(nodes)
+        self._index = {node.id: at for at, node in enumerate(nodes)}
+        self._columns = tuple(array("f", (_UNKNOWN,)) * len(nodes) for _ in range(_N_COLUMNS))
 
     def remove(self, node_id: str) -> None:
         """Take out a member, if it is there."""

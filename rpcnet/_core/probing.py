@@ -21,7 +21,7 @@ __all__ = ["HELPER_PINGS", "Cycle", "schedule"]
 HELPER_PINGS = 3
 """How often a helper pings the target."""
 
-_MAX_ATTEMPTS = 6
+_SLOTS = (0, 1, 3, 7, 15, 31)
 _SHORTEST_STEP = 0.005
 _EARLIEST_END = 0.4
 _ASK_HELPERS_AT = (2, 4)
@@ -30,9 +30,9 @@ _ASK_HELPERS_AT = (2, 4)
 def schedule(q90: float, period: float) -> tuple[tuple[float, ...], float]:
     """Return the offsets of a cycle's pings and of its end, in seconds."""
     step = min(max(q90, _SHORTEST_STEP), period / 8)
-    slots = [step * (2**k - 1) for k in range(_MAX_ATTEMPTS + 1)]
-    offsets = tuple(slot for slot in slots[:_MAX_ATTEMPTS] if slot <= period / 2)
-    return offsets, min(max(slots[len(offsets)], _EARLIEST_END * period), period)
+    offsets = tuple([step * slot for slot in _SLOTS if step * slot <= period / 2])
+    overdue = step * (2 ** len(offsets) - 1)
+    return offsets, min(max(overdue, _EARLIEST_END * period), period)
 
 
 @attrs.define(eq=False)

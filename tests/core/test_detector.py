@@ -272,7 +272,7 @@ def test_targets_that_others_accuse_do_not_lower_the_own_credibility() -> None:
             for name in ("n01", "n02"):
                 bench.suspect(name, "n10")
         bench.run(45)
-        return bench.machine._latest["n00"]
+        return bench.machine._evidence.latest("n00")
 
     assert suspected(supported=True) > suspected(supported=False) + 0.3
 
