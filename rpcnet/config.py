@@ -111,8 +111,8 @@ class DetectorConfig:
     probe_interval: float = attrs.field(default=1.0, validator=_between(0.05, 60))
     """Seconds between probes: each node probes one other per interval, whatever the cluster's size.
 
-    SWIM's protocol period, T. Shorter finds failures sooner and costs more: a ping and its answer are some 250 bytes per
-    interval and node. It should be some ten round trips at least; 0.5 on one machine, 1 in a data centre, 3 across
+    SWIM's protocol period, T. Shorter finds failures sooner and costs more: a ping and its answer are some 250 bytes
+    per interval and node. It should be some ten round trips at least; 0.5 on one machine, 1 in a data centre, 3 across
     oceans. Not above ``pause_tolerance``.
     """
     indirect_probes: int = attrs.field(default=3, validator=_between(0, 16))
