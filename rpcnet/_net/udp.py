@@ -198,7 +198,7 @@ class RealEnvironment:
         try:
             ip = (await self.resolve(host))[0]
             sock = _open_socket(ip)
-        except (OSError, UnicodeError) as error:
+        except OSError as error:
             raise ConfigError(f"bind address {address!r}: {_why(error)}") from error
         try:
             sock.bind((ip, port))
@@ -216,7 +216,10 @@ class RealEnvironment:
         if is_literal(host):
             await trio.lowlevel.checkpoint()
             return [host]
-        found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+        try:
+            found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+        except UnicodeError as error:  # of the codec for names: a label that is empty, too long or not to be encoded
+            raise socket.gaierror(socket.EAI_NONAME, "is not a host name") from error
         return list(dict.fromkeys(from_socket(entry[4])[0] for entry in found))
 
     async def lookup(self, name: str) -> list[str]:
@@ -324,7 +327,5 @@ def _loopback_datagram_bytes() -> int:
     return max(SAFE_DATAGRAM_BYTES, min(_LOOPBACK_DATAGRAM_BYTES, mtu - _HEADER_BYTES))
 
 
-def _why(error: OSError | UnicodeError) -> str:
-    if isinstance(error, UnicodeError):
-        return "is not a host name"
+def _why(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
