@@ -265,10 +265,10 @@ async def test_a_real_node_joins_through_a_real_file(tmp_path: Path) -> None:
                 assert [info.name for info in other.registry.alive()] == ["a", "b"]
 
 
-@pytest.mark.parametrize("host", ["a..b", "x" * 64, "\ufffd", "\ud800"])
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, "\ufffd"])
 async def test_what_cannot_be_a_host_name_is_a_seed_that_does_not_answer(host: str, tmp_path: Path) -> None:
     path = tmp_path / "seeds"
-    path.write_text(f"{host}:7946", errors="surrogatepass")
+    path.write_text(f"{host}:7946")
     security, config = rpcnet.Security.shared_secret("a secret for real files"), rpcnet.NodeConfig(join_timeout=0.3)
     with pytest.raises(rpcnet.JoinError, match="is not a host name"):
         async with rpcnet.Node("a", seeds=[f"{host}:7946", path.as_uri()], security=security, config=config):
