@@ -28,6 +28,7 @@ from ._assembly.asking import QueryAnswers
 from ._builtin_contracts import Health, HealthStatus, Reflection, ServiceSummary
 from ._clients.middleware import ClientCall
 from ._context import detached
+from ._core.accrual import PhiAccrualDetector
 from ._core.balancing import LeastConnections, LoadBalancingStrategy, Random, RoundRobin, WorkerView
 from ._core.resilience import RetryPolicy
 from ._middleware import Call, Middleware, Proceed
@@ -153,6 +154,7 @@ __all__ = [
     "PartitionView",
     "Peer",
     "PermissionDenied",
+    "PhiAccrualDetector",
     "Proceed",
     "ProtocolError",
     "QueryAnswers",

@@ -32,6 +32,8 @@ PRESENT: frozenset[str] = frozenset(
         # what a node knows
         *("ClusterMembership", "NodeRegistry", "WorkerRegistry", "NodeInfo", "NodeState"),
         *("PartitionView", "ClusterHealth"),
+        # for streams that are no members
+        *("PhiAccrualDetector",),
         # events
         *("ClusterEvent", "NodeEvent", "EventsDropped"),
         *("NodeJoined", "NodeUpdated", "NodeSuspected", "NodeRecovered", "NodeFailed", "NodeLeft"),
