@@ -5,6 +5,7 @@ The rules of this file:
 * Of one boot of a sender events are delivered in the order of their numbers, none twice.
 * What comes early waits for what is missing, for a bounded time and in a bounded number. Then the missing is skipped
   and counted, and will not be delivered should it still come.
+* Of what is missing when it should have come by gossip the sender is asked, again and again until it is skipped.
 * Of a sender that is not known the first event says from where on to count: from the oldest that the sender was still
   telling then. So a joiner neither waits for what is over nor takes up what was before its time.
 * A higher boot id begins anew, after what still waits of the lower one. A lower one is past.
@@ -13,12 +14,12 @@ The rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import attrs
 
-from .user_messages import Event
+from .user_messages import MAX_MISSING, Event, Identity
 
 __all__ = ["EventOrder", "Heard", "Window"]
 
@@ -66,10 +67,24 @@ class EventOrder:
         max_senders: senders that are remembered.
         max_held: events of all senders that wait.
         known: how far an earlier object of this process was.
+        patience: in how many seconds gossip should bring what is missing.
+        interval: seconds between two wishes for it.
     """
 
-    def __init__(self, *, gap_timeout: float, max_senders: int, max_held: int, known: Mapping[str, Heard]) -> None:
+    def __init__(
+        self,
+        *,
+        gap_timeout: float,
+        max_senders: int,
+        max_held: int,
+        known: Mapping[str, Heard],
+        patience: Callable[[], float],
+        interval: float,
+    ) -> None:
         self._gap_timeout = gap_timeout
+        self._patience = patience
+        self._interval = interval
+        self._ask_at: dict[str, float] = {}
         self._max_senders = max_senders
         self._max_held = max_held
         self._heard = dict(known)
@@ -106,6 +121,8 @@ class EventOrder:
         self._state = None
         self._hold(sender, number, event, now)
         delivered += self._in_turn(sender) + self._within_bounds()
+        if sender in self._held and sender not in self._ask_at:
+            self._ask_at[sender] = now + self._patience()
         return delivered
 
     def _hold(self, sender: str, number: int, event: Event, now: float) -> None:
@@ -126,6 +143,7 @@ class EventOrder:
             self._state = None
         if not held:
             self._held.pop(sender, None)
+            self._ask_at.pop(sender, None)
         return delivered
 
     def _release(self, sender: str, until: float) -> list[Event]:
@@ -151,9 +169,11 @@ class EventOrder:
         return delivered
 
     def next_timer(self) -> float | None:
-        """Return the Trio time at which an event has waited long enough."""
-        oldest = [_oldest(held) for held in self._held.values()]
-        return min(oldest) + self._gap_timeout if oldest else None
+        """Return the Trio time at which an event has waited long enough, or what it waits for is asked for."""
+        if not self._held:
+            return None
+        oldest = min(_oldest(held) for held in self._held.values())
+        return min(oldest + self._gap_timeout, *self._ask_at.values())
 
     def due(self, now: float) -> list[Event]:
         """Deliver what has waited long enough."""
@@ -163,6 +183,17 @@ class EventOrder:
             if _oldest(held) + self._gap_timeout <= now:
                 delivered += self._release(sender, now - self._gap_timeout + _ROUNDING)
         return delivered
+
+    def missing(self, now: float) -> list[tuple[Identity, int]]:
+        """Return what to ask for now: the first of a row of missing events, and how many they are."""
+        rows: list[tuple[Identity, int]] = []
+        for sender, at in self._ask_at.items():
+            if at <= now:
+                heard = self._heard[sender]
+                self._ask_at[sender] = now + self._interval
+                count = min(min(self._held[sender]) - heard.next, MAX_MISSING)
+                rows.append((Identity(sender, heard.boot_id, heard.next), count))
+        return rows
 
 
 _ROUNDING = 1e-6

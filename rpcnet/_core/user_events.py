@@ -6,8 +6,8 @@ The rules of this file:
   it those that come in, and performs the effects in order. As long as something waits (``len``), gossip goes on.
 * An event goes to every node, the one that published it included, and to each once: of a sender in the order of its
   numbers (``event_order.py``). Everybody for whom it is new passes it on. A node that joins later does not get it.
-* An event is told by gossip alone: nobody confirms it, so with bad luck and losses somebody may miss one. The numbers
-  show it. What has to be sure is a query, or a call.
+* An event is told by gossip, and nobody confirms it. Who hears a later one asks the sender for what is missing; only
+  the last before a silence may be lost to somebody, by bad luck. What has to be sure is a query, or a call.
 * An order of the node is taken once, however often it comes. One that finds too many own strings waiting is not taken:
   it comes again, and the node hears when there is room. Alone in its cluster, a node keeps nothing to tell.
 * The state is a snapshot. A machine made from the last one of its process goes on: it repeats no number, delivers
@@ -25,13 +25,16 @@ from rpcnet._signals import Ask, Collected, OrderTaken, Publish, Respond
 from rpcnet.config import GossipConfig
 from rpcnet.events import NodeInfo, UserEvent
 
+from .asking import spread_time
 from .event_order import EventOrder, Heard
+from .event_repair import EventRepair
 from .queries import QueryMachine, QueryState
 from .user_messages import (
     MAX_BEHIND,
     Emit,
     Event,
     Identity,
+    Missing,
     Question,
     Reply,
     Send,
@@ -39,6 +42,7 @@ from .user_messages import (
     UserEffect,
     decode_user,
     encode_event,
+    encode_missing,
 )
 from .user_queue import Key, UserQueue, Waiting
 
@@ -87,7 +91,7 @@ class UserState:
     queries: QueryState = attrs.field(factory=QueryState)
     """The questions."""
     statistics: UserStatistics = attrs.field(factory=UserStatistics)
-    """The counters."""
+    """The counters, as they were when anything else last changed."""
 
 
 class UserEventMachine:
@@ -127,7 +131,10 @@ class UserEventMachine:
             max_senders=config.max_event_senders,
             max_held=config.max_queued_events,
             known=known.heard,
+            patience=lambda: spread_time(config, len(members())),
+            interval=2 * config.gossip_interval,
         )
+        self._repair = EventRepair(config.gossip_interval)
         self._queries = QueryMachine(
             local=local,
             members=members,
@@ -203,10 +210,12 @@ class UserEventMachine:
             MessageError: it is malformed. Nothing changed.
         """
         message = decode_user(data)
+        if isinstance(message, Event):
+            return self._hear(message, data, now)
+        if isinstance(message, Missing):
+            return self._send_again(message, source, now)
         self._state = None
         match message:
-            case Event():
-                return self._hear(message, data, now)
             case Question():
                 return self._queries.question(message, data, now)
             case Reply():
@@ -221,8 +230,13 @@ class UserEventMachine:
         delivered = self._order.accept(event, now)
         if delivered is None:
             return []
+        self._state = None
         self._queue.put(("event", event.identity), Waiting(data))
         return self._deliver(delivered, now)
+
+    def _send_again(self, missing: Missing, source: str, now: float) -> list[UserEffect]:
+        is_own = missing.identity.sender == self._local().id and missing.identity.boot_id == self._boot_id
+        return [*self._repair.repair(missing, source, now)] if is_own else []
 
     def _deliver(self, events: Sequence[Event], now: float) -> list[UserEffect]:
         self._delivered += len(events)
@@ -240,8 +254,10 @@ class UserEventMachine:
         self._state = None
         identity = Identity(self._local().id, self._boot_id, self._number)
         event = Event(identity, self._behind(), order.name, order.payload)
+        data = encode_event(event)
+        self._repair.keep(identity.number, data)
         if self._has_peers():
-            self._queue.put(("event", identity), Waiting(encode_event(event), is_own=True))
+            self._queue.put(("event", identity), Waiting(data, is_own=True))
         return [*self._deliver([event], now), Emit(OrderTaken(at=now))]
 
     def _behind(self) -> int:
@@ -295,6 +311,8 @@ class UserEventMachine:
             return []
         self._state = None
         effects = self._deliver(self._order.due(now), now) + self._queries.on_timer(now)
+        for first, count in self._order.missing(now):
+            effects.append(Send(first.sender, None, encode_missing(Missing(first, self._local().id, count))))
         if self._room_at is not None:
             self._room_at = None
             effects.append(Emit(OrderTaken(at=now)))

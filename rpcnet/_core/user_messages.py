@@ -16,6 +16,7 @@ Layouts, with the size of each part in bytes::
     RECEIPT   3 | identity | node 16 | flags 1
     ANSWER    4 | identity | node 16 | flags 1 | payload, the rest            flags: 1 pass it on to who asked
     THANKS    5 | identity | node 16 | flags 1                                flags: 2 for the answer, not the receipt
+    MISSING   6 | identity of the first | node 16 | count 1
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ from .messages import MessageError, Reader
 __all__ = [
     "ANSWER_HEAD_BYTES",
     "MAX_BEHIND",
+    "MAX_MISSING",
     "MAX_NUMBER",
     "MAX_USER_BYTES",
     "Emit",
     "Event",
     "Identity",
+    "Missing",
     "Question",
     "Reply",
     "Send",
@@ -50,6 +53,7 @@ __all__ = [
     "check_where",
     "decode_user",
     "encode_event",
+    "encode_missing",
     "encode_question",
     "encode_reply",
     "encode_thanks",
@@ -65,7 +69,10 @@ MAX_NUMBER = 2**63 - 1
 MAX_BEHIND = 255
 """The most that :attr:`Event.behind` says."""
 
-_EVENT, _QUESTION, _RECEIPT, _ANSWER, _THANKS = 1, 2, 3, 4, 5
+MAX_MISSING = 16
+"""Events that are asked for at once."""
+
+_EVENT, _QUESTION, _RECEIPT, _ANSWER, _THANKS, _MISSING = 1, 2, 3, 4, 5, 6
 _PASS_ON, _FOR_ANSWER = 1, 2
 _IDENTITY = struct.Struct("!16sQQ")
 _MILLIS = struct.Struct("!I")
@@ -155,6 +162,18 @@ class Thanks:
     """The id of the node that replied."""
     for_answer: bool
     """Whether its answer has come; otherwise its receipt."""
+
+
+@attrs.frozen
+class Missing:
+    """Please send me these events of yours, I have heard later ones."""
+
+    identity: Identity
+    """The first of them."""
+    node: str
+    """The id of the node that asks."""
+    count: int
+    """How many, from 1 to ``MAX_MISSING``."""
 
 
 # --- what may be said
@@ -285,6 +304,11 @@ def encode_thanks(thanks: Thanks) -> bytes:
     return _start(_THANKS, thanks.identity) + bytes.fromhex(thanks.node) + flags
 
 
+def encode_missing(missing: Missing) -> bytes:
+    """Encode the wish for events."""
+    return _start(_MISSING, missing.identity) + bytes.fromhex(missing.node) + bytes((missing.count,))
+
+
 # --- decoding
 
 
@@ -330,7 +354,14 @@ def _decode_question(reader: Reader) -> Question:
     return Question(identity, millis / 1000, address, where, _name(reader), _rest(reader))
 
 
-def decode_user(data: bytes) -> Event | Question | Reply | Thanks:
+def _decode_missing(reader: Reader) -> Missing:
+    missing = Missing(_identity(reader), reader.take(16).hex(), reader.byte())
+    if not 1 <= missing.count <= MAX_MISSING:
+        raise MessageError(f"{missing.count} events at once")
+    return missing
+
+
+def decode_user(data: bytes) -> Event | Question | Reply | Thanks | Missing:
     """Decode one string of a user section.
 
     Raises:
@@ -354,4 +385,8 @@ def decode_user(data: bytes) -> Event | Question | Reply | Thanks:
             identity, node, flags = _identity(reader), reader.take(16).hex(), _flags(reader, _FOR_ANSWER)
             reader.finish()
             return Thanks(identity, node, for_answer=bool(flags))
+        case 6:  # _MISSING
+            missing = _decode_missing(reader)
+            reader.finish()
+            return missing
     raise MessageError(f"unknown kind {kind} of user data")

@@ -53,6 +53,7 @@ class UserQueue:
         self._size = size
         self._sent: dict[Key, int] = {}
         self._levels: list[dict[Key, Waiting]] = [{}]
+        self._own: tuple[tuple[Key, Waiting], ...] | None = ()
         self.dropped = 0
         """Strings that were dropped because there were too many."""
         self.n_own = 0
@@ -65,8 +66,10 @@ class UserQueue:
         return key in self._sent
 
     def own(self) -> tuple[tuple[Key, Waiting], ...]:
-        """Return what this node itself has to say, in the order of :meth:`take`."""
-        return tuple((key, waiting) for level in self._levels for key, waiting in level.items() if waiting.is_own)
+        """Return what this node itself has to say; the same object until that changes."""
+        if self._own is None:
+            self._own = tuple((key, text) for level in self._levels for key, text in level.items() if text.is_own)
+        return self._own
 
     @property
     def next_bytes(self) -> int:
@@ -81,13 +84,14 @@ class UserQueue:
             self._drop_most_sent()
         self._sent[key] = 0
         self._levels[0][key] = waiting
-        self.n_own += waiting.is_own
+        if waiting.is_own:
+            self.n_own, self._own = self.n_own + 1, None
 
     def discard(self, key: Key) -> None:
         """Forget a string, if it waits."""
         level = self._sent.pop(key, None)
-        if level is not None:
-            self.n_own -= self._levels[level].pop(key).is_own
+        if level is not None and self._levels[level].pop(key).is_own:
+            self.n_own, self._own = self.n_own - 1, None
 
     def discard_own(self) -> None:
         """Forget what this node itself has to say."""
