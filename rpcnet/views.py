@@ -98,7 +98,9 @@ class ClusterMembership:
     @property
     def partition(self) -> PartitionView:
         """Whether the cluster has fallen apart, and who is on this side."""
-        last = self._partition
+        last = self._bus.latest(PartitionSnapshot)
+        if last is None:
+            raise RuntimeError("the node is not running")
         return PartitionView(
             status=last.status,
             reachable=tuple([node for node in self.members() if node.state is NodeState.ALIVE]),
@@ -106,28 +108,32 @@ class ClusterMembership:
             since=last.since,
             is_suspected=last.is_suspected,
             has_quorum=last.has_quorum,
-            writable=last.writable,
+            writable=self.writable,
         )
 
     @property
     def has_quorum(self) -> bool:
         """Whether the nodes that are reachable right now are enough, by ``PartitionConfig.strategy``."""
-        return self._partition.has_quorum
+        last = self._bus.latest(PartitionSnapshot)
+        return last is not None and last.has_quorum
 
     @property
     def writable(self) -> bool:
         """Whether this node may go on with what only one side of a partition may do.
 
         True while the cluster is whole, and on the side that the strategy chose. False from the moment at which too
-        many nodes are suspected, until enough are back for a while. Nothing else happens: what a node that is not
-        writable refuses to do is its application's decision.
+        many nodes do not refute that they are suspected, until enough are back for a while; before the node runs, and
+        once it has left. Nothing else happens: what a node that is not writable refuses to do is its application's
+        decision.
         """
-        return self._partition.writable
+        last, membership = self._bus.latest(PartitionSnapshot), self._bus.latest(MembershipSnapshot)
+        has_left = membership is None or membership.local.state is NodeState.LEFT
+        return last is not None and last.writable and not has_left
 
     @property
     def health(self) -> ClusterHealth:
         """A summary: members by state, who is slow, and whether the cluster is whole."""
-        nodes, last = self.members(), self._partition
+        nodes, partition = self.members(), self.partition
         states = Counter(node.state for node in nodes)
         slow = [node.name for node in nodes if node.state is NodeState.ALIVE and node.is_degraded]
         return ClusterHealth(
@@ -137,16 +143,9 @@ class ClusterMembership:
             left=states[NodeState.LEFT],
             degraded=tuple(sorted(slow)),
             stall=self.local.stall,
-            partition=last.status,
-            writable=last.writable,
+            partition=partition.status,
+            writable=partition.writable,
         )
-
-    @property
-    def _partition(self) -> PartitionSnapshot:
-        snapshot = self._bus.latest(PartitionSnapshot)
-        if snapshot is None:
-            raise RuntimeError("the node is not running")
-        return snapshot
 
 
 class NodeRegistry:

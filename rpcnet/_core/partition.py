@@ -18,6 +18,8 @@ The rules of this file:
   otherwise it would become writable by waiting.
 * ``writable`` is lost with the voters, before they are declared failed. If voters then fail, it comes back at a stable
   point or when all voters are back, not before: a node between two sides must not make both writable in turns.
+* A node whose detector says that it is cut off itself accuses nobody for a while. It has no quorum until its detector
+  must have given the others up, which is when the ordinary rules go on.
 * A node that was stopped itself (its timer comes late) has seen nothing meanwhile, and waits anew.
 
 What becomes of N members of which k are lost, by ``KeepMajority``:
@@ -43,6 +45,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 import attrs
 
@@ -56,6 +59,7 @@ from rpcnet.events import (
     PartitionHealed,
     PartitionStatus,
     PartitionSuspected,
+    SelfIsolated,
 )
 from rpcnet.quorum import LeaseQuorum
 
@@ -69,6 +73,7 @@ _LEAST_STABLE = 5.0
 _LATE = 1.0
 _UNREACHED = 1e-4
 _ROUNDING = 1e-9
+_SUSPICIONS_OF_ISOLATED = 5.0  # the detector of a node that is cut off gives the others up after four
 
 
 def stable_time(config: PartitionConfig, pause_tolerance: float, n_members: int) -> float:
@@ -100,6 +105,8 @@ class PartitionSnapshot:
     """Whether this side may go on, by the nodes that are reachable right now."""
     writable: bool
     """Whether it may go on, all considered."""
+    isolated_until: float | None = None
+    """Until when this node counts as cut off, in Trio time, because its detector said so."""
 
 
 @attrs.frozen
@@ -137,6 +144,7 @@ class PartitionMachine:
         self._is_suspected = self._is_held_back = self._waits_for_suspects = False
         self._lease: bool | None = None
         self._changed_at: float | None = now
+        self._isolated_until: float | None = None
         if last is not None:
             self._adopt(last, now)
         self._hold_back()
@@ -145,6 +153,7 @@ class PartitionMachine:
         self._voters.boots, self._detected = last.voters, last.detected
         self._status, self._since = last.status, last.since
         self._is_suspected, self._is_held_back = last.is_suspected, last.is_held_back
+        self._isolated_until = last.isolated_until
         self._voters.nodes.update((node.id, node) for node in last.lost)
         self._voters.lost = {node.id: now for node in last.lost}
 
@@ -153,7 +162,7 @@ class PartitionMachine:
     def snapshot(self) -> PartitionSnapshot:
         """Return what is known now."""
         voters = self._voters
-        has_quorum = self._quorum(self._missing()) is True
+        has_quorum = self._quorum(self._missing()) is True and self._isolated_until is None
         may_all = self._config.strategy is None
         return PartitionSnapshot(
             status=self._status,
@@ -165,6 +174,7 @@ class PartitionMachine:
             is_held_back=self._is_held_back,
             has_quorum=has_quorum,
             writable=may_all or (has_quorum and not self._is_held_back),
+            isolated_until=self._isolated_until,
         )
 
     @property
@@ -174,11 +184,9 @@ class PartitionMachine:
 
     def next_timer(self) -> float | None:
         """Return the Trio time at which :meth:`on_timer` has something to do."""
-        due = self._stable_at()
-        first = next(iter(self._voters.doubted.values()), None)
-        if first is None:
-            return due
-        return first + self._spreading_time() if due is None else min(due, first + self._spreading_time())
+        times = [self._stable_at(), self._isolated_until]
+        times += [first + self._spreading_time() for first in islice(self._voters.doubted.values(), 1)]
+        return min((time for time in times if time is not None), default=None)
 
     def _stable_at(self) -> float | None:
         if self._changed_at is None or self._waits_for_suspects:
@@ -191,10 +199,16 @@ class PartitionMachine:
         rounds = math.log(len(self._voters.boots) + 1) - math.log(_UNREACHED)
         return rounds * self._gossip.gossip_interval * 2.0 / self._gossip.gossip_fanout
 
+    def _suspicion_time(self) -> float:
+        """Return how long a suspicion takes to become a verdict, about."""
+        return self._detector.pause_tolerance + self._spreading_time()
+
     # --- what happens
 
     def handle(self, event: ClusterEvent, now: float) -> list[ClusterEvent]:
-        """Take in what membership says, and return what it means for the cluster as a whole."""
+        """Take in a ``NodeEvent`` or ``SelfIsolated``, and return what it means for the cluster as a whole."""
+        if isinstance(event, SelfIsolated):
+            self._isolated_until = now + _SUSPICIONS_OF_ISOLATED * self._suspicion_time()
         if not isinstance(event, NodeEvent):
             return []
         is_change = self._voters.apply(event, now, keeps_forgotten=self._is_held_back)
@@ -218,6 +232,8 @@ class PartitionMachine:
 
     def on_timer(self, now: float) -> list[ClusterEvent]:
         """Count suspicions that were not refuted, and come to a stable point, as far as they are due."""
+        if self._isolated_until is not None and now >= self._isolated_until:
+            self._isolated_until = None
         events = self._conclude(now, 0)
         due = self._stable_at()
         if due is None or now < due:
@@ -249,7 +265,7 @@ class PartitionMachine:
 
     def _lately_lost(self, now: float) -> int:
         """Return how many voters were lost within two suspicions' time and not told of yet."""
-        since = now - 2.0 * (self._detector.pause_tolerance + self._spreading_time())
+        since = now - 2.0 * self._suspicion_time()
         told = frozenset(self._detected)
         return sum(lost_at >= since and node_id not in told for node_id, lost_at in self._voters.lost.items())
 

@@ -196,6 +196,7 @@ class MembershipTask:
             case PeerHeard():
                 return machine.peer_heard(event, now)
             case SelfIsolated():
+                self._bus.publish(*self._watch.take([event], now))
                 machine.isolated(now)
             case SeedsResolved():
                 machine.seeds_resolved(event.addresses)

@@ -49,6 +49,8 @@ class PartitionWatch:
 
     def take(self, events: Sequence[ClusterEvent], now: float) -> list[ClusterEvent]:
         """Take in what membership is about to publish, and return what is to be published after it."""
+        if not events and not self._left_over:
+            return []
         said, self._left_over = self._left_over, []
         for event in events:
             said += self._machine.handle(event, now)
@@ -60,7 +62,8 @@ class PartitionWatch:
 
     def on_timer(self, now: float) -> list[ClusterEvent]:
         """Do what is due, and return what is to be published."""
-        return self._post(self._machine.on_timer(now))
+        said, self._left_over = self._left_over, []
+        return self._post(said + self._machine.on_timer(now))
 
     async def run(self) -> None:
         """Ask for the lease while it is wanted, until cancelled; returns at once if the strategy is another one."""

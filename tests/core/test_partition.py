@@ -8,7 +8,7 @@ from _partition_bench import Watcher, cluster, info, names, split
 from rpcnet._core.partition import stable_time
 from rpcnet.config import PartitionConfig
 from rpcnet.errors import ConfigError
-from rpcnet.events import PartitionDetected, PartitionStatus, PartitionSuspected
+from rpcnet.events import PartitionDetected, PartitionStatus, PartitionSuspected, SelfIsolated
 from rpcnet.quorum import KeepMajority, LeaseQuorum, StaticQuorum
 
 MAJORITY, MINORITY = PartitionStatus.MAJORITY, PartitionStatus.MINORITY
@@ -128,9 +128,9 @@ def test_a_partition_is_suspected_then_detected_then_healed() -> None:
 def test_the_side_with_fewer_is_the_minority_and_not_writable_from_the_first_suspicions_on() -> None:
     node = watcher("e", "abcd")
     node.suspects("ab")
-    assert node.writable
+    before = node.writable
     node.suspects("c")
-    assert not node.writable
+    assert (before, node.writable) == (True, False)
     node.passes(5)
     node.fails("abc")
     node.settle()
@@ -144,11 +144,9 @@ def test_a_partition_that_was_only_suspected_is_forgotten_without_an_event() -> 
     node.suspects("bcde")
     assert node.take() == ["suspected bcde | a"]
     node.passes(3)
-    assert node.machine.snapshot().is_suspected
-    assert not node.writable
+    assert (node.machine.snapshot().is_suspected, node.writable) == (True, False)
     node.recovers("bcde")
-    assert not node.machine.snapshot().is_suspected
-    assert node.writable
+    assert (node.machine.snapshot().is_suspected, node.writable) == (False, True)
     node.settle()
     assert (node.take(), node.status) == ([], WHOLE)
 
@@ -271,6 +269,27 @@ def test_a_node_that_was_stopped_itself_waits_anew() -> None:
     node.recovers("de")
     node.settle()
     assert (node.take(), node.status) == ([], WHOLE)
+
+
+def test_a_node_that_is_cut_off_has_no_quorum_although_it_accuses_nobody() -> None:
+    node = watcher("a", "bcde")
+    node.hear(SelfIsolated(("b", "c", "d"), at=node.now))
+    assert (node.has_quorum, node.writable, node.status) == (False, False, WHOLE)
+    node.passes(26)
+    assert not node.writable
+    node.fails("bcde")
+    node.settle()
+    assert (node.take(), node.writable) == (["suspected bc | ade", "isolated a | bcde"], False)
+
+
+def test_a_node_that_is_not_cut_off_any_more_has_its_quorum_again_after_a_while() -> None:
+    node = watcher("a", "bcde")
+    node.hear(SelfIsolated(("b", "c", "d"), at=node.now))
+    node.passes(20)
+    node.restart()
+    assert not node.writable
+    node.passes(20)
+    assert (node.take(), node.has_quorum, node.writable) == ([], True, True)
 
 
 # --- goodbyes, restarts, joins, forgetting
