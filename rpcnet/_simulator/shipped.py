@@ -146,8 +146,9 @@ SCENARIOS: tuple[Scenario, ...] = (
         name="split-100",
         title="100 nodes fall into 60 and 40 for 60 s",
         nodes=100,
-        seconds=100,
-        faults=(Partition(at=5, groups=(60, 40), seconds=60),),
+        settle=30,
+        seconds=120,
+        faults=(Partition(at=30, groups=(60, 40), seconds=60),),
         required=(_upto("separate.max", 35), _upto("minority.max", 60), _upto("healed.max", 15), _NOBODY_ELSE),
     ),
     Scenario(

@@ -90,7 +90,12 @@ class Streams:
 
                 request = encode_fetch(fetch.digests)
                 took = self._talk(
-                    host, address, ("fetch", address), request, lambda reply, _: fetched(reply), lambda: fetched(None)
+                    host,
+                    address,
+                    ("fetch", address),
+                    request,
+                    take=lambda reply, _: fetched(reply),
+                    fail=lambda: fetched(None),
                 )
                 if not took:
                     fetched(None)
@@ -100,7 +105,7 @@ class Streams:
                 def heard(_reply: bytes, now: float) -> None:
                     world.perform(host, [PeerHeard(node_id, at=now)])
 
-                self._talk(host, address, ("ask", node_id), request, heard)
+                self._talk(host, address, ("ask", node_id), request, take=heard)
 
     def _sync(self, host: Host, address: str) -> None:
         swim = host.machines.swim
@@ -111,7 +116,7 @@ class Streams:
             self._world.perform(host, swim.hear(exchange.records, now))
             return request
 
-        self._talk(host, address, ("sync", address), exchange.start(self._world.now), take)
+        self._talk(host, address, ("sync", address), exchange.start(self._world.now), take=take)
 
     # --- joining
 
@@ -135,14 +140,14 @@ class Streams:
             host.is_joined = True
             world.perform(host, swim.joined(heard, address, now))
             shown = AskerExchange.show(_Newcomer(), [host.local])
-            self._talk(host, address, ("show", address), shown.start(now), lambda _reply, _now: None)
+            self._talk(host, address, ("show", address), shown.start(now), take=lambda _reply, _now: None)
             return None
 
         def fail() -> None:
             again = min(2 * pause, _LONGEST_PAUSE)
             world.at(world.now + pause * (0.5 + world.rng.random() / 2), lambda: self._listen(host, address, again))
 
-        self._talk(host, address, ("join", address), listing.start(world.now), take, fail)
+        self._talk(host, address, ("join", address), listing.start(world.now), take=take, fail=fail)
 
     # --- the conversation
 
@@ -152,6 +157,7 @@ class Streams:
         address: str,
         key: Hashable,
         request: bytes,
+        *,
         take: Take,
         fail: Callable[[], None] = _nothing,
     ) -> bool:
