@@ -2,9 +2,11 @@
 
 The rules of this file:
 
-* Every ``heal_interval``, jittered, one address is tried with an exchange: a seed or a node that failed. The more nodes
-  failed, compared with those present, the likelier; a node that is alone, cut off, or sees less than half of the most
-  it ever saw, always tries. One success is enough: the exchange tells both sides everything.
+* Every ``heal_interval``, jittered, a seed and a node that failed are tried with an exchange. The more nodes failed,
+  compared with those present, the likelier; a node that is alone, cut off, or sees less than half of the most it ever
+  saw, always tries. One success is enough: the exchange tells both sides everything.
+* A seed at whose address no member is present may be the door to another part of the cluster that this one has never
+  seen. All nodes together try such seeds about once per interval.
 * Seeds are what was given at the start and by ``join``, and what seed sources say now; they are bounded.
 """
 
@@ -62,15 +64,18 @@ class Healing:
         self.at = now
         self.is_urgent = True
 
-    def choose(self, roster: Roster, now: float) -> str | None:
-        """Return the address to try now, if any."""
+    def choose(self, roster: Roster, now: float) -> list[str]:
+        """Return the addresses to try now, if any."""
         self.postpone(now)
-        must = self.is_urgent or roster.n_present == 1 or roster.n_present * 2 < roster.high_water
-        self.is_urgent = False
-        if not (must or self._rng.random() < roster.n_failed / roster.n_present):
-            return None
         own = roster.local.address
         seeds = [seed for seed in dict.fromkeys((*self._given, *self._resolved)) if seed != own]
-        failed = [record.address for record in roster.failed()]
-        groups = [group for group in (seeds, failed) if group]
-        return self._rng.choice(self._rng.choice(groups)) if groups else None
+        must = self.is_urgent or roster.n_present == 1 or roster.n_present * 2 < roster.high_water
+        self.is_urgent = False
+        if must or self._rng.random() < roster.n_failed / roster.n_present:
+            groups = [seeds, [record.address for record in roster.failed()]]
+        elif seeds and self._rng.random() < 1 / roster.n_present:
+            present = {member.record.address for member in roster.members() if member.record.is_present}
+            groups = [[seed for seed in seeds if seed not in present]]
+        else:
+            return []
+        return [self._rng.choice(group) for group in groups if group]

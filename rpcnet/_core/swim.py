@@ -472,8 +472,9 @@ class SwimMachine:
             self._own.refresh(now)
         if now >= self._sync_at:
             effects += self._expire_leases(now) + self._sync(now)
-        if now >= self._healing.at and (address := self._healing.choose(self._roster, now)) is not None:
-            effects += [] if self.local.state is NodeState.LEFT else [OpenSync(address)]
+        if now >= self._healing.at:
+            addresses = self._healing.choose(self._roster, now)
+            effects += [] if self.local.state is NodeState.LEFT else [OpenSync(address) for address in addresses]
         effects += self._fetch(now)
         forgotten, events = self._roster.reap(self._origins(now), self._config.dead_reap_after)
         for record in forgotten:
