@@ -13,8 +13,8 @@ The rules of this file:
   loss changes. Mean and spread start as the formula has them, which counts as much as ten samples: in a quiet cluster
   there are two a minute. Old samples fade, half in about half an hour then.
 * ``tail`` follows from the spread: the standard deviation of such an age is ``tau pi / sqrt(3)``.
-* One sample cannot say anything: it is cut to what is just possible, since a node that was away for an hour hears news
-  that is an hour old. And D is never below half the formula nor above six times it.
+* One sample cannot say anything: it is cut to what one in a hundred is by what was measured so far, since a node that
+  was away for an hour hears news that is an hour old. And D is never below half the formula nor above six times it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import math
 __all__ = ["Spreading", "dissemination_time", "time_constant"]
 
 _TAIL_QUANTILE = 9.21
+_MAX_SURPRISE = math.log(100.0)
 _DEVIATIONS = math.pi / math.sqrt(3.0)
 _PRIOR_WEIGHT = 10.0
 _FORGET = 0.99
@@ -60,9 +61,9 @@ class Spreading:
         """Take in that news was ``age`` seconds old when it reached this node."""
         if not 0.0 <= age < math.inf:
             return
-        longest = _MOST_PART * (math.log(n_members + 1) + _TAIL_QUANTILE)
         tau = time_constant(self._interval, self._fanout, one_way_loss)
-        surprise = min(age / tau, longest) - math.log(n_members + 1) - self._place
+        surprise = age / tau - math.log(n_members + 1) - self._place
+        surprise = min(surprise, _MAX_SURPRISE * math.sqrt(self._variance) / _DEVIATIONS)
         self._weight = max(self._weight * _FORGET, _PRIOR_WEIGHT) + 1.0
         gain = 1.0 / self._weight
         self._place += gain * surprise

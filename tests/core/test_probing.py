@@ -1,4 +1,4 @@
-"""Whom to probe next, and who is on a jury."""
+"""Whom to probe next, and how one cycle goes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rpcnet._core.peers import Peers
-from rpcnet._core.suspicion import JURY, is_juror
+from rpcnet._core.phi import Trial
+from rpcnet._core.probing import Cycle, schedule
 from rpcnet.events import NodeInfo, NodeState
 
 
@@ -72,11 +73,79 @@ def test_a_new_node_does_not_make_the_others_start_over() -> None:
     assert not {*first} & {name for name in rest if name != "new"}
 
 
-def test_the_jury_has_five_members_on_average_at_any_size() -> None:
-    for n in (20, 100, 1000):
-        sizes = [sum(is_juror(f"s{s}", 1, 0, juror_id=f"j{j}", n_members=n) for j in range(n - 2)) for s in range(40)]
-        assert sum(sizes) / len(sizes) == pytest.approx(JURY, abs=1.0)
+@given(st.integers(0, 40), st.integers(1, 6), st.integers(0, 40))
+@settings(max_examples=100, deadline=None)
+def test_a_sample_holds_different_members_that_are_able(size: int, count: int, n_able: int) -> None:
+    ring, rng = Peers(), random.Random(1)
+    ring.fill([info(name) for name in names(size)])
+    able = set(names(size)[:n_able])
+    found = [node.id for node in ring.sample(count, rng, able.__contains__)]
+    assert len(found) == len(set(found)) <= count
+    assert set(found) <= able
+    if size <= 4 * count:
+        assert len(found) == min(count, len(able))
 
 
-def test_in_a_small_cluster_everyone_is_a_juror() -> None:
-    assert all(is_juror("s", 1, 0, juror_id=f"j{j}", n_members=7) for j in range(50))
+def test_members_that_come_all_at_once_are_as_if_they_had_come_one_by_one() -> None:
+    ring, rng = Peers(), random.Random(1)
+    ring.fill([info(name) for name in names(10)])
+    assert {turn(ring, rng) for _ in range(10)} == set(names(10))
+    ring.put(info("new"), rng)
+    ring.remove("n03")
+    assert {turn(ring, rng) for _ in range(20)} == {*names(10), "new"} - {"n03"}
+    with pytest.raises(ValueError, match="already"):
+        ring.fill([info("late")])
+
+
+def test_the_order_of_a_pass_cannot_be_foreseen_and_is_another_one_each_time() -> None:
+    ring, rng = Peers(), random.Random(1)
+    ring.fill([info(name) for name in names(20)])
+    passes = [tuple(turn(ring, rng) for _ in range(20)) for _ in range(10)]
+    assert len(set(passes)) == 10
+
+
+def test_coordinates_stay_with_their_member_whoever_comes_and_goes() -> None:
+    ring, rng = Peers(), random.Random(1)
+    for i, name in enumerate(names(30)):
+        ring.put(info(name), rng)
+        ring.place(name, (i / 8, 0.0, 0.25, 0.5))
+        turn(ring, rng)
+    for name in names(30)[::3]:
+        ring.remove(name)
+        turn(ring, rng)
+    for i, name in enumerate(names(30)):
+        assert ring.coordinates(name) == (None if i % 3 == 0 else (i / 8, 0.0, 0.25, 0.5))
+    ring.put(info("n00"), rng)
+    assert ring.coordinates("n00") is None
+
+
+# --- cycles
+
+
+def cycle(*, sent: int = 0) -> Cycle:
+    offsets, length = schedule(0.005, 1.0)
+    return Cycle("a", 1, 10.0, offsets, length, seqs=list(range(sent)))
+
+
+def test_a_cycle_asks_helpers_twice_and_a_connection_once() -> None:
+    assert [cycle(sent=i).asks_helpers for i in range(6)] == [False, False, True, False, True, False]
+    assert [cycle(sent=i).asks_connection for i in range(6)] == [False, False, True, False, False, False]
+
+
+def test_a_cycle_that_was_answered_to_a_helper_asks_no_more_of_them() -> None:
+    helped = cycle(sent=4)
+    helped.is_helped = True
+    assert not helped.asks_helpers
+
+
+def test_a_nack_counts_once_per_request_and_only_from_who_was_asked() -> None:
+    asked = cycle(sent=3)
+    asked.trials = [Trial(10.0, 0.05), Trial(10.015, 0.3, hops=2)]
+    asked.helpers = {(7, "h"): 1}
+    assert asked.were_helpers_silent
+    assert not asked.nack(8, "h", 0.001)
+    assert not asked.nack(7, "stranger", 0.001)
+    assert asked.nack(7, "h", 0.001)
+    assert not asked.nack(7, "h", 0.001)
+    assert asked.trials[1] == Trial(10.015, 0.001, hops=0)
+    assert not asked.were_helpers_silent
