@@ -338,8 +338,9 @@ class Node:
         """Tell every node of the cluster something small, this one included: a ``UserEvent`` at each of them.
 
         Of one sender the events arrive in the order in which it published them, none twice. They travel by gossip and
-        nobody confirms them: a node that joins later does not hear them, and under heavy loss one may be missed, which
-        their numbers show. Returns when the event is on its way, and waits before that while more than
+        nobody confirms them: whoever hears a later one asks for what is missing, but the last before a silence may not
+        reach somebody under heavy loss. A node that joins more than ``config.gossip.event_gap_timeout`` seconds later
+        does not hear them. Returns when the event is on its way, and waits before that while as many as
         ``config.gossip.max_waiting_events`` are still being told. A checkpoint; what is cancelled may have been
         published, or not.
 

@@ -6,8 +6,8 @@ The rules of this file:
 * What comes early waits for what is missing, for a bounded time and in a bounded number. Then the missing is skipped
   and counted, and will not be delivered should it still come.
 * Of what is missing when it should have come by gossip the sender is asked, again and again until it is skipped.
-* Of a sender that is not known the first event says from where on to count: from the oldest that the sender was still
-  telling then. So a joiner neither waits for what is over nor takes up what was before its time.
+* Of a sender that is not known the first event says from where on to count: from the oldest that may not have reached
+  everybody then. So a joiner neither waits for what is over nor takes up what was long before its time.
 * A higher boot id begins anew, after what still waits of the lower one. A lower one is past.
 * Of the senders heard least lately nothing is remembered when there are too many.
 """

@@ -5,7 +5,8 @@ The rules of this file:
 * Whoever drives the machine asks it for strings when there is room in a datagram (:meth:`UserEventMachine.take`), hands
   it those that come in, and performs the effects in order. As long as something waits (``len``), gossip goes on.
 * An event goes to every node, the one that published it included, and to each once: of a sender in the order of its
-  numbers (``event_order.py``). Everybody for whom it is new passes it on. A node that joins later does not get it.
+  numbers (``event_order.py``). Everybody for whom it is new passes it on. A node that joins
+  more than ``event_gap_timeout`` seconds later does not get it.
 * An event is told by gossip, and nobody confirms it. Who hears a later one asks the sender for what is missing; only
   the last before a silence may be lost to somebody, by bad luck. What has to be sure is a query, or a call.
 * An order of the node is taken once, however often it comes. One that finds too many own strings waiting is not taken:
@@ -27,10 +28,9 @@ from rpcnet.events import NodeInfo, UserEvent
 
 from .asking import spread_time
 from .event_order import EventOrder, Heard
-from .event_repair import EventRepair
+from .event_repair import EventRepair, Kept
 from .queries import QueryMachine, QueryState
 from .user_messages import (
-    MAX_BEHIND,
     Emit,
     Event,
     Identity,
@@ -86,6 +86,8 @@ class UserState:
     """The number of the last event published."""
     waiting: tuple[tuple[Key, Waiting], ...] = ()
     """Own strings that wait to be told."""
+    recent: tuple[Kept, ...] = ()
+    """The last own events, for whoever missed one."""
     heard: Mapping[str, Heard] = attrs.field(factory=dict)
     """How far the events of each sender were delivered."""
     queries: QueryState = attrs.field(factory=QueryState)
@@ -134,7 +136,9 @@ class UserEventMachine:
             patience=lambda: spread_time(config, len(members())),
             interval=2 * config.gossip_interval,
         )
-        self._repair = EventRepair(config.gossip_interval)
+        self._repair = EventRepair(
+            spread_after=config.event_gap_timeout, interval=config.gossip_interval, known=known.recent
+        )
         self._queries = QueryMachine(
             local=local,
             members=members,
@@ -165,6 +169,7 @@ class UserEventMachine:
                 ticket=self._ticket,
                 number=self._number,
                 waiting=self._queue.own(),
+                recent=self._repair.kept(),
                 heard=self._order.heard(),
                 queries=self._queries.state(),
                 statistics=self.statistics(),
@@ -253,16 +258,12 @@ class UserEventMachine:
         self._ticket, self._number = order.ticket, self._number + 1
         self._state = None
         identity = Identity(self._local().id, self._boot_id, self._number)
-        event = Event(identity, self._behind(), order.name, order.payload)
+        event = Event(identity, self._repair.behind(self._number, now), order.name, order.payload)
         data = encode_event(event)
-        self._repair.keep(identity.number, data)
+        self._repair.keep(Kept(identity.number, now, data))
         if self._has_peers():
             self._queue.put(("event", identity), Waiting(data, is_own=True))
         return [*self._deliver([event], now), Emit(OrderTaken(at=now))]
-
-    def _behind(self) -> int:
-        told = [identity.number for (kind, identity), _ in self._queue.own() if kind == "event"]
-        return min(self._number - min(told), MAX_BEHIND) if told else 0
 
     def ask(self, order: Ask, now: float) -> list[UserEffect]:
         """Put a question to all; name, payload and selector were checked."""

@@ -120,7 +120,7 @@ class Event:
 
     identity: Identity
     behind: int
-    """How far back the oldest of the sender's events is that it was still telling, at most 255."""
+    """How far back the oldest of the sender's events lies that may not have reached everybody, at most 255."""
     name: str
     payload: bytes
 

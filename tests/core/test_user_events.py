@@ -285,6 +285,19 @@ def test_a_joiner_begins_with_what_is_still_being_told_and_not_with_what_was_bef
     assert hear(world, event(9, sender=T), event(11, sender=T)) == [11, 12]
 
 
+def test_an_event_says_how_far_back_the_oldest_lies_that_may_still_be_spreading() -> None:
+    world = UserWorld(3)
+    said: list[int] = []
+    for ticket in range(1, 6):
+        world.now = float(ticket)
+        world.peers[0].publish(ticket)
+        (data,) = [text.data for (_, key), text in world.peers[0].machine.state().waiting if key.number == ticket]
+        message = decode_user(data)
+        assert isinstance(message, Event)
+        said.append(message.behind)
+    assert said == [0, 1, 2, 3, 3]
+
+
 def test_a_restarted_sender_begins_anew_and_what_it_said_before_is_over() -> None:
     world = UserWorld(3)
     assert hear(world, event(1), event(2), event(4)) == [1, 2]
