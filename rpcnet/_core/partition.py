@@ -36,9 +36,15 @@ What becomes of N members of which k are lost, by ``KeepMajority``:
 | 100 | below 20  | no        | nothing                                        | yes                        |
 | 100 | 20 to 49  | yes       | MAJORITY                                       | yes                        |
 
-What this is not: consensus. Voters are each node's own memory. Two nodes whose last stable points differ, because of a
-join or a failure in the seconds before, may count differently and both find a majority; so may a node that was started
-inside a part. ``StaticQuorum`` and ``LeaseQuorum`` have no such memory.
+What this is not: consensus. Voters are each node's own memory, and memories may differ, so that two sides both find a
+majority:
+
+* where a join or a failure in the seconds before the cut had come to a stable point on some nodes only;
+* where a node that was cut off alone, and so has lost its vote, meets a part of the others in the moment in which these
+  lose the rest. With ``least_lost=1`` and ``lost_share=0`` nobody loses a vote that way;
+* where a node was started inside a part: it has never seen the others.
+
+``StaticQuorum`` and ``LeaseQuorum`` have no such memory.
 """
 
 from __future__ import annotations
