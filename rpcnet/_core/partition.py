@@ -67,7 +67,8 @@ from rpcnet.events import (
     PartitionSuspected,
     SelfIsolated,
 )
-from rpcnet.quorum import LeaseQuorum
+from rpcnet.quorum import LeaseQuorum, StaticQuorum
+from rpcnet.selectors import Selector
 
 from .quorum import Side, decide
 from .voters import Voters
@@ -144,7 +145,8 @@ class PartitionMachine:
         last: PartitionSnapshot | None = None,
     ) -> None:
         self._config, self._detector, self._gossip = config, detector, gossip
-        self._voters = Voters(local.id, {local.id: local}, {local.id: local.boot_id})
+        selector = Selector.parse(config.strategy.where if isinstance(config.strategy, StaticQuorum) else None)
+        self._voters = Voters(local.id, {local.id: local}, {local.id: local.boot_id}, selector)
         self._detected: tuple[str, ...] = ()
         self._status, self._since = PartitionStatus.WHOLE, now
         self._is_suspected = self._is_held_back = self._waits_for_suspects = False
@@ -160,7 +162,8 @@ class PartitionMachine:
         self._status, self._since = last.status, last.since
         self._is_suspected, self._is_held_back = last.is_suspected, last.is_held_back
         self._isolated_until = last.isolated_until
-        self._voters.nodes.update((node.id, node) for node in last.lost)
+        for node in last.lost:
+            self._voters.put(node)
         self._voters.lost = {node.id: now for node in last.lost}
 
     # --- reading
@@ -317,8 +320,8 @@ class PartitionMachine:
         return _Finding(bool(lost) and (is_large or is_costly or is_by_lease), quorum)
 
     def _quorum(self, lost: Mapping[str, float]) -> bool | None:
-        nodes = (node for node_id, node in self._voters.nodes.items() if node_id not in lost)
-        return decide(self._config.strategy, Side(self._voters.boots, lost, nodes, self._lease))
+        side = Side(self._voters.boots, lost, self._voters.n_matching(lost), self._lease)
+        return decide(self._config.strategy, side)
 
     def _missing(self, *, with_doubted: bool = False) -> Mapping[str, float]:
         """Return which voters are not counted on right now; a lease is asked for about the failed only."""

@@ -12,13 +12,11 @@ The rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import attrs
 
-from rpcnet.events import NodeInfo
 from rpcnet.quorum import KeepMajority, KeepOldest, LeaseQuorum, QuorumStrategy, StaticQuorum
-from rpcnet.selectors import Selector
 
 __all__ = ["Side", "decide"]
 
@@ -31,8 +29,8 @@ class Side:
     """The boot ids of the members of the last stable point, by node id."""
     lost: Collection[str]
     """Which of them are not on this side."""
-    nodes: Iterable[NodeInfo]
-    """Every node on this side, those that joined since included."""
+    n_matching: int
+    """How many nodes on this side a static quorum counts, those that joined since included."""
     has_lease: bool | None = None
     """What the lease says; None while that is not known."""
 
@@ -48,7 +46,7 @@ def decide(strategy: QuorumStrategy | None, side: Side) -> bool | None:
         case KeepMajority():
             return _has_majority(side)
         case StaticQuorum():
-            return _has_number(strategy, side)
+            return side.n_matching >= strategy.n
         case KeepOldest():
             return _has_oldest(strategy, side)
         case LeaseQuorum():
@@ -61,15 +59,6 @@ def _has_majority(side: Side) -> bool:
     if side.n_kept * 2 == len(side.voters):
         return min(side.voters) not in side.lost
     return side.n_kept * 2 > len(side.voters)
-
-
-def _has_number(strategy: StaticQuorum, side: Side) -> bool:
-    selector, missing = Selector.parse(strategy.where), strategy.n
-    for node in side.nodes:
-        missing -= selector.matches(node.tags)
-        if not missing:
-            return True
-    return False
 
 
 def _has_oldest(strategy: KeepOldest, side: Side) -> bool:

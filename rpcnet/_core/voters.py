@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from rpcnet.events import NodeEvent, NodeFailed, NodeInfo, NodeLeft, NodeReaped, NodeState, NodeUpdated
+from rpcnet.selectors import Selector
 
 __all__ = ["Voters"]
 
@@ -29,10 +30,18 @@ class Voters:
     """The nodes that are present, and the voters that are failed; by id."""
     boots: Mapping[str, int]
     """The voters: boot ids of the last stable point, by node id. Never changed in place."""
+    selector: Selector
+    """Which nodes a static quorum counts."""
     lost: dict[str, float] = attrs.field(factory=dict)
     """Since when those voters are suspect or failed that are lost."""
     doubted: dict[str, float] = attrs.field(factory=dict)
     """Since when those voters are suspect that may yet refute it, the oldest suspicion first."""
+    _matching: dict[str, None] = attrs.field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Count the nodes that match."""
+        for node in list(self.nodes.values()):
+            self.put(node)
 
     # --- reading
 
@@ -52,6 +61,10 @@ class Voters:
         """Return the ids of the nodes that are not declared failed."""
         return [node_id for node_id, node in self.nodes.items() if node.is_usable]
 
+    def n_matching(self, lost: Iterable[str]) -> int:
+        """Return how many nodes match the selector, the ``lost`` ones not counted."""
+        return len(self._matching) - sum(node_id in self._matching for node_id in lost)
+
     def zones(self, tag: str, lost: Mapping[str, object]) -> tuple[str, ...]:
         """Return the values of a tag that only the ``lost`` nodes have, sorted."""
         gone = {self.nodes[node_id].tags.get(tag) for node_id in lost}
@@ -59,6 +72,18 @@ class Voters:
         return tuple(sorted(zone for zone in gone - kept if zone is not None))
 
     # --- changing
+
+    def put(self, node: NodeInfo) -> None:
+        """Keep the latest information on a node."""
+        self.nodes[node.id] = node
+        if self.selector.matches(node.tags):
+            self._matching[node.id] = None
+        else:
+            self._matching.pop(node.id, None)
+
+    def _remove(self, node_id: str) -> None:
+        self.nodes.pop(node_id, None)
+        self._matching.pop(node_id, None)
 
     def apply(self, event: NodeEvent, now: float, *, keeps_forgotten: bool) -> bool:
         """Take in one event; ``keeps_forgotten`` is whether a node that membership forgets goes on voting.
@@ -68,7 +93,7 @@ class Voters:
         """
         node = event.node
         if node.id == self.local_id:
-            self.nodes[node.id] = node
+            self.put(node)
             return False
         before = self.nodes.get(node.id)
         match event:
@@ -79,7 +104,7 @@ class Voters:
                     self._drop([node.id])
             case NodeUpdated():
                 if before is not None:
-                    self.nodes[node.id] = node
+                    self.put(node)
                 return False
             case _:
                 self._account(node, now)
@@ -98,10 +123,10 @@ class Voters:
                 self._account(node, now)
 
     def _account(self, node: NodeInfo, now: float) -> None:
-        self.nodes[node.id] = node
+        self.put(node)
         if node.id not in self.boots:
             if not node.is_usable:
-                del self.nodes[node.id]
+                self._remove(node.id)
         elif node.state is NodeState.ALIVE:
             self.lost.pop(node.id, None)
             self.doubted.pop(node.id, None)
@@ -113,7 +138,7 @@ class Voters:
     def _drop(self, gone: list[str]) -> None:
         dropped = {node_id: None for node_id in gone if node_id != self.local_id}
         for node_id in dropped:
-            self.nodes.pop(node_id, None)
+            self._remove(node_id)
             self.lost.pop(node_id, None)
             self.doubted.pop(node_id, None)
         if any(node_id in self.boots for node_id in dropped):
@@ -128,6 +153,7 @@ class Voters:
 
     def rebase(self) -> None:
         """Let exactly those vote that are members now."""
-        self.nodes = {node_id: self.nodes[node_id] for node_id in self.present()}
+        for node_id in [node_id for node_id, node in self.nodes.items() if not node.is_usable]:
+            self._remove(node_id)
         self.boots = {node_id: node.boot_id for node_id, node in self.nodes.items()}
         self.lost = {node_id: at for node_id, at in self.lost.items() if node_id in self.nodes}
