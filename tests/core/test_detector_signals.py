@@ -336,7 +336,7 @@ def alone(n: int = 20) -> tuple[Bench, list[ClusterEvent]]:
     bench = Bench(names(n))
     bench.run(3 * n)
     bench.silent = set(names(n))
-    said = []
+    said: list[ClusterEvent] = []
     while not of(SelfIsolated, said):
         for event in bench.run(0.05):
             said.append(event)
