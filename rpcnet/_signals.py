@@ -274,3 +274,6 @@ class Collected(Signal):
 @attrs.frozen
 class OrderTaken(Signal):
     """An order to publish, ask or respond was taken, or a question has ended: the snapshot says which."""
+
+    has_room: bool = False
+    """Whether an order to publish or ask that found no room should come again now."""

@@ -85,6 +85,7 @@ class Asking:
         self._publishing = trio.Lock()
         self._changed = trio.Event()
         self._is_read = False
+        self._n_rooms = 0
         self._ticket = 0
         self._number = 0
         self._answering: dict[Identity, None] = {}
@@ -200,11 +201,15 @@ class Asking:
     # --- waiting
 
     async def _order(self, make: Callable[[], ClusterEvent], is_done: Callable[[], bool]) -> None:
-        """Give an order until it is taken."""
+        """Give an order until it is taken: again when there is room for it, and in case it was lost."""
         while not is_done():
-            self._bus.publish(make())
-            with trio.move_on_after(ORDER_TIMEOUT):
-                await self._until(is_done)
+            await self._give(make(), is_done)
+
+    async def _give(self, order: ClusterEvent, is_done: Callable[[], bool]) -> None:
+        seen = self._n_rooms
+        self._bus.publish(order)
+        with trio.move_on_after(ORDER_TIMEOUT):
+            await self._until(lambda: is_done() or self._n_rooms != seen)
 
     async def _until(self, is_done: Callable[[], bool]) -> None:
         """Wait until the snapshot shows something. Cancelling loses nothing."""
@@ -214,7 +219,8 @@ class Asking:
                 continue
             self._is_read = True
             try:
-                await self._mailbox.get()
+                event = await self._mailbox.get()
+                self._n_rooms += isinstance(event, OrderTaken) and event.has_room
             except trio.EndOfChannel:
                 raise RuntimeError("the node has stopped") from None
             finally:

@@ -316,7 +316,7 @@ class UserEventMachine:
             effects.append(Send(first.sender, None, encode_missing(Missing(first, self._local().id, count))))
         if self._room_at is not None:
             self._room_at = None
-            effects.append(Emit(OrderTaken(at=now)))
+            effects.append(Emit(OrderTaken(has_room=True, at=now)))
         return effects
 
 

@@ -372,7 +372,8 @@ def test_orders_wait_while_too_much_is_being_told_and_the_node_hears_when_there_
     for _ in range(8):
         machine.take(100, 3, 0.5)
     assert machine.next_timer() == 0.5
-    assert taken(machine.on_timer(0.5))
+    (effect,) = machine.on_timer(0.5)
+    assert effect == Emit(OrderTaken(has_room=True, at=0.5))
     assert told(machine.publish(orders[2], 0.5)) == [3]
 
 
