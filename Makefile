@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test large check format bench bench-stable fuzz clean
+.PHONY: demo test large check format bench bench-stable fuzz sim clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m rpcnet demo $(ARGS)
@@ -32,6 +32,9 @@ bench: $(VENV)/.installed-bench
 
 bench-stable: $(VENV)/.installed
 	$(BIN)/python benchmarks/stable.py $(ARGS)
+
+sim: $(VENV)/.installed
+	$(BIN)/python -m rpcnet sim all $(ARGS)
 
 fuzz: $(VENV)/.installed-fuzz
 	$(BIN)/python fuzz/run.py $(ARGS)

@@ -62,6 +62,11 @@ _TICKS_AFTER_STALL = 300.0
 _TICK = 5.0
 
 
+def _sync_scale(swim: SwimMachine) -> int:
+    """Return how many times longer the pause between exchanges gets in a large cluster."""
+    return max(1, (len(swim.records()) - 1).bit_length() - 4)
+
+
 class Machines:
     """The membership machine, the failure detector and the partition watch of one node.
 
@@ -100,6 +105,15 @@ class Machines:
             self.partition.reset(nodes, now)
         self._routes: dict[type[ClusterEvent], tuple[Hearer, ...]] = {}
         self._tick_at = self._ticks_until = math.inf
+        self._swim_at = self._detector_at = self._partition_at = math.inf
+        if nodes:
+            self._be_anywhere(now)
+
+    def _be_anywhere(self, now: float) -> None:
+        """Put what is periodic somewhere in its period, as in a cluster that has been running for long."""
+        swim, random = self.swim, self._rng.random
+        swim._sync_at = now + (swim._sync_at - now) * _sync_scale(swim) * random()  # noqa: SLF001
+        swim._own.refresh_at = now + swim._own.refresh_interval * random()  # noqa: SLF001
 
     # --- what comes from outside
 
@@ -145,21 +159,24 @@ class Machines:
 
     def next_timer(self) -> float:
         """Return when :meth:`on_timer` has something to do."""
-        first = self.swim.next_timer()
-        timer = self.detector.next_timer()
-        if first is None or (timer is not None and timer < first):
-            first = timer
-        timer = self.partition.next_timer()
-        if first is None or (timer is not None and timer < first):
-            first = timer
-        return self._tick_at if first is None else min(first, self._tick_at)
+        at = self.swim.next_timer()
+        self._swim_at = first = math.inf if at is None else at
+        at = self.detector.next_timer()
+        self._detector_at = at = math.inf if at is None else at
+        first = min(first, at)
+        at = self.partition.next_timer()
+        self._partition_at = at = math.inf if at is None else at
+        return min(first, at, self._tick_at)
 
     def on_timer(self, now: float) -> list[Outcome]:
-        """Do what is due."""
+        """Do what is due by what :meth:`next_timer` said last; it is asked after everything that happens."""
         outcomes: list[Outcome] = []
-        outcomes += self.swim.on_timer(now)
-        outcomes += self.detector.on_timer(now)
-        outcomes += self.partition.on_timer(now)
+        if now >= self._swim_at:
+            outcomes += self.swim.on_timer(now)
+        if now >= self._detector_at:
+            outcomes += self.detector.on_timer(now)
+        if now >= self._partition_at:
+            outcomes += self.partition.on_timer(now)
         if now >= self._tick_at:
             self._tick_at = now + _TICK if now < self._ticks_until else math.inf
             outcomes += self.detector.on_tick(0.0, now)

@@ -10,7 +10,7 @@ The rules of this file:
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 
@@ -232,3 +232,8 @@ class Scenario:
             raise ConfigError(f"Partition.groups = {fault.groups}: must be sizes that add up to {self.nodes} nodes")
         if isinstance(fault, BusyLoop) and fault.hold + fault.rest <= 0:
             raise ConfigError("BusyLoop.hold, BusyLoop.rest: must not both be 0")
+
+
+for _kind in (*get_args(Fault), Latency, Requirement, Scenario):
+    attrs.resolve_types(_kind)  # here, where the names are known, whatever public path the classes get
+del _kind
