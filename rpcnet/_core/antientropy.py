@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 from .members import MemberRecord, rank
@@ -29,6 +30,7 @@ ALL_BUCKETS = 2**N_BUCKETS - 1
 
 _TABLE = struct.Struct(f"!{N_BUCKETS}Q")
 _RECORD = struct.Struct("!16sQIBI")
+_HASHES_KEPT = 16384  # what was put in is taken out again, and nodes of one process share most of it
 
 HASHES_BYTES = _TABLE.size
 """The size of encoded hashes."""
@@ -44,10 +46,9 @@ def is_in(node_id: str, mask: int) -> bool:
     return bool(mask >> bucket_of(node_id) & 1)
 
 
-def _hash(record: MemberRecord) -> int:
-    data = _RECORD.pack(
-        bytes.fromhex(record.id), record.boot_id, record.incarnation, rank(record.state), record.meta_version
-    )
+@lru_cache(maxsize=_HASHES_KEPT)
+def _hash(node_id: str, boot_id: int, incarnation: int, state: int, meta_version: int) -> int:
+    data = _RECORD.pack(bytes.fromhex(node_id), boot_id, incarnation, state, meta_version)
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
 
 
@@ -103,7 +104,9 @@ class BucketHashes:
             return
         for record in (old, new):
             if record is not None:
-                self._hashes[bucket_of(record.id)] ^= _hash(record)
+                self._hashes[bucket_of(record.id)] ^= _hash(
+                    record.id, record.boot_id, record.incarnation, rank(record.state), record.meta_version
+                )
 
     def differing(self, other: BucketHashes) -> int:
         """Return the mask of the buckets whose hashes differ; 0 when the tables are the same."""

@@ -67,7 +67,7 @@ class CheckTable:
 
     def next_timer(self) -> float | None:
         """Return when :meth:`due` has something to do."""
-        return min((check.due_at for check in self._checks.values()), default=None)
+        return min(check.due_at for check in self._checks.values()) if self._checks else None
 
     def due(self, now: float) -> list[Check]:
         """Return what is to be asked about now, a few at a time, and forget what was asked about often enough."""

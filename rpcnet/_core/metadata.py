@@ -208,6 +208,8 @@ class MetadataStore:
         return self._timer
 
     def _find_timer(self) -> float | None:
+        if not self._wants and not self._asked:
+            return None
         times = [deadline for _, deadline in self._asked.values()]
         if len(self._asked) < _MAX_FETCHES:
             asked = frozenset(self._asked_digests())

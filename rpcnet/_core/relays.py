@@ -95,7 +95,7 @@ class RelayTable:
 
     def next_timer(self) -> float | None:
         """Return when :meth:`due` has something to do."""
-        return min((relay.due_at for relay in self._relays.values()), default=None)
+        return min(relay.due_at for relay in self._relays.values()) if self._relays else None
 
     def get(self, seq: int) -> Relay | None:
         """Return the request with this number of a ping."""

@@ -134,10 +134,18 @@ class Roster:
         self._gone: dict[str, float] = {}
         self._n_failed = 0
         self.high_water = 1
-        for record in known:
-            if record.id != local.id:
-                self._insert(Member(record, now, announced=True), now)
+        self._load([record for record in known if record.id != local.id], now)
         self._drop_caches()
+
+    def _load(self, known: Sequence[MemberRecord], now: float) -> None:
+        """Take in the records of before, all at once."""
+        self._members = {record.id: Member(record, now, announced=True) for record in known}
+        self._ids = sorted(self._members)
+        for record in known:
+            self._hashes.update(None, record)
+        self._gone = {record.id: now for record in known if not record.is_present}
+        self._n_failed = sum(record.state is NodeState.FAILED for record in known)
+        self.high_water = self.n_present
 
     def _drop_caches(self) -> None:
         self._infos: tuple[NodeInfo, ...] | None = None

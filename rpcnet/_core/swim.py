@@ -448,16 +448,15 @@ class SwimMachine:
 
     def next_timer(self) -> float | None:
         """Return the Trio time at which :meth:`on_timer` has something to do."""
-        times = [self._sync_at, self._healing.at, self._own.refresh_at]
-        if self._has_news and self._roster.peers():
-            times.append(self._gossip_at)
-        optional = (
-            self._desk.next_timer(),
-            self._checks.next_timer(),
-            self._store.next_timer(),
-            self._roster.next_reap(self._config.dead_reap_after),
-        )
-        return min(times + [time for time in optional if time is not None])
+        soonest = min(self._sync_at, self._healing.at, self._own.refresh_at)
+        if self._gossip_at < soonest and self._has_news and self._roster.peers():
+            soonest = self._gossip_at
+        for part in (self._desk, self._checks, self._store):
+            time = part.next_timer()
+            if time is not None and time < soonest:
+                soonest = time
+        time = self._roster.next_reap(self._config.dead_reap_after)
+        return soonest if time is None else min(soonest, time)
 
     def on_timer(self, now: float) -> list[Effect]:
         """Do what is due: gossip, pings for others, checks of hearsay, exchanges, healing, refreshing, forgetting."""
