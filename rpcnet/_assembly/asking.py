@@ -6,7 +6,7 @@ The rules of this file:
   it is given again until the snapshot shows that it was taken; whoever takes it knows an order that comes twice.
 * The snapshot says what became of an order. That it has changed is heard over a mailbox, which whoever waits reads, one
   of them at a time; all look at the snapshot then.
-* Events are published one after the other, so those that wait for room keep their order.
+* Orders that need room are given one after the other, so those that wait for it keep their order.
 * Who gives up a query tells membership to forget it.
 """
 
@@ -82,7 +82,7 @@ class Asking:
         self._bus = bus
         self._config = config
         self._mailbox = bus.mailbox("asking", OrderTaken)
-        self._publishing = trio.Lock()
+        self._turn = trio.Lock()
         self._changed = trio.Event()
         self._is_read = False
         self._n_rooms = 0
@@ -102,7 +102,7 @@ class Asking:
         """Publish an event; see ``Node.publish``."""
         check_event(name, payload, self._config.max_event_bytes)
         await trio.lowlevel.checkpoint_if_cancelled()
-        async with self._publishing:
+        async with self._turn:
             self._ticket = ticket = self._ticket + 1
             await self._order(
                 lambda: Publish(ticket, name, payload, at=trio.current_time()),
@@ -123,13 +123,15 @@ class Asking:
         check_where(selector)
         deadline = trio.current_time() + self._timeout(timeout)
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._number = number = self._number + 1
+        number = 0
         try:
             with trio.move_on_at(deadline + ORDER_TIMEOUT):
-                await self._order(
-                    lambda: Ask(number, name, payload, str(selector), deadline, at=trio.current_time()),
-                    lambda: self._asked(number) is not None,
-                )
+                async with self._turn:
+                    self._number = number = self._number + 1
+                    await self._order(
+                        lambda: Ask(number, name, payload, str(selector), deadline, at=trio.current_time()),
+                        lambda: self._asked(number) is not None,
+                    )
                 await self._until(lambda: (asked := self._asked(number)) is None or asked.is_ended)
             answers = self._answers(self._asked(number), selector)
         finally:
@@ -142,7 +144,7 @@ class Asking:
         if timeout is None:
             n_members = sum(node.is_usable for node in nodes_of(self._bus))
             factor = self._config.query_timeout_factor * self._config.gossip_interval
-            return min(factor * math.ceil(math.log10(n_members + 1)), most)
+            return min(factor * math.ceil(math.log10(max(n_members, 1) + 1)), most)
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= most:
             raise ConfigError(f"timeout = {timeout!r}: must be a number above 0 and at most max_query_timeout = {most}")
         return timeout

@@ -77,14 +77,17 @@ def test_only_nodes_whose_tags_match_are_asked() -> None:
     run(scenario)
 
 
-def test_many_queries_at_once_get_each_its_own_answers() -> None:
+@pytest.mark.parametrize("room", [64, 2])
+def test_many_queries_at_once_get_each_its_own_answers(room: int) -> None:
+    config = rpcnet.NodeConfig(gossip=rpcnet.GossipConfig(max_waiting_events=room))
+
     async def scenario(cluster: SimulatedCluster) -> None:
         async with trio.open_nursery() as nursery:
-            nodes, _ = await listeners(cluster, nursery, 3)
+            nodes, _ = await listeners(cluster, nursery, 3, config)
             done: list[int] = []
 
             async def ask(number: int) -> None:
-                answers = await nodes[number % 3].node.query("who", b"%d" % number)
+                answers = await nodes[number % 3].node.query("who", b"%d" % number, timeout=30)
                 assert dict(answers) == {f"n{i}": b"n%d:%d" % (i, number) for i in range(3)}
                 done.append(number)
 
