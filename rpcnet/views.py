@@ -31,7 +31,7 @@ class PartitionView:
     reachable: tuple[NodeInfo, ...]
     """The nodes that are alive right now, this one included, sorted by id."""
     unreachable: tuple[NodeInfo, ...]
-    """The members of the last stable point that are suspect or failed right now, sorted by id."""
+    """The members of the last stable point that are failed, or suspect without having refuted it in time, by id."""
     since: float
     """Since when ``status`` is what it is, in Trio time."""
     is_suspected: bool

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from rpcnet._core.partition import PartitionMachine, PartitionSnapshot
 from rpcnet.config import NodeConfig
@@ -65,6 +66,7 @@ class PartitionWatch:
         said, self._left_over = self._left_over, []
         return self._post(said + self._machine.on_timer(now))
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Ask for the lease while it is wanted, until cancelled; returns at once if the strategy is another one."""
         if not isinstance(self._strategy, LeaseQuorum):
@@ -96,7 +98,8 @@ class PartitionWatch:
         elif self._lease_wanted.is_set():
             self._lease_wanted = trio.Event()
         for event in said:
-            log.warning("%s", _describe(event))
+            level = logging.INFO if isinstance(event, PartitionHealed) else logging.WARNING
+            log.log(level, "%s", _describe(event))
         return said
 
 

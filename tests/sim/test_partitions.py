@@ -181,6 +181,13 @@ def test_a_failed_membership_task_does_not_forget_the_partition(monkeypatch: pyt
     run(scenario, seed=7)
 
 
+def test_a_node_that_does_not_run_yet_is_not_writable() -> None:
+    membership = rpcnet.Node("idle").membership
+    assert (membership.writable, membership.has_quorum) == (False, False)
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = membership.partition
+
+
 class Lease:
     """A lease in a third place that all nodes reach: who asked first has it until nobody prolongs it."""
 
