@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container
 
-from .messages import REFRESH_BYTES, SMALLEST_UPDATE_BYTES, encode_age
+from .messages import AGE_BYTES, REFRESH_BYTES, SMALLEST_UPDATE_BYTES, encode_age
 
 __all__ = ["GossipQueue", "RefreshQueue", "transmit_limit"]
 
@@ -107,12 +107,12 @@ class GossipQueue:
 
     def _pick(self, subject: str, budget_bytes: int, chosen: list[str], taken: list[bytes], now: float) -> int:
         update, born = self._levels[self._sent[subject]][subject]
-        whole = encode_age(now - born) + update
-        if len(whole) > budget_bytes:
+        size = AGE_BYTES + len(update)
+        if size > budget_bytes:
             return budget_bytes
         chosen.append(subject)
-        taken.append(whole)
-        return budget_bytes - len(whole)
+        taken.append(encode_age(now - born) + update)
+        return budget_bytes - size
 
     def _count(self, subject: str, limit: int) -> None:
         sent = self._sent[subject]

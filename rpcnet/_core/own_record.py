@@ -95,8 +95,8 @@ class OwnRecord:
         self.has_lost_name = False
         """Whether another node keeps this node's name; this one says nothing any more."""
         self._set(self._with_digest(roster.local), now)
-        self.refresh_at = now + self._refresh_pause()
-        """When the next refresh is due."""
+        self.refresh_at = now + rng.random() * self.refresh_interval
+        """When the next refresh is due; at first at any time, so that nodes that start together do not keep step."""
 
     @property
     def refresh_interval(self) -> float:

@@ -308,8 +308,8 @@ class Roster:
         old = member.record
         member.replace(new)
         self._hashes.update(old, new)
-        if new.state is old.state:
-            self._infos = self._records = None
+        self._infos = self._records = None
+        if new.state is old.state or (new.is_present and old.is_present):
             return
         self._gone.pop(old.id, None)
         self._n_failed -= old.state is NodeState.FAILED
@@ -332,12 +332,14 @@ class Roster:
         heard: list[ClusterEvent] = []
         for entry in accusations:
             known = member.accusations.get(entry.accuser)
-            said = attrs.evolve(entry, phi=quantize(entry.phi))
+            phi, refused = quantize(entry.phi), entry.refused
             if known is not None:
-                said = attrs.evolve(said, phi=max(said.phi, known.phi), refused=said.refused or known.refused)
-            has_room = known is not None or len(member.accusations) < _MAX_KEPT_ACCUSERS
-            if entry.accuser == record.id or said == known or not has_room:
+                if phi <= known.phi and refused <= known.refused:
+                    continue
+                phi, refused = max(phi, known.phi), refused or known.refused
+            elif entry.accuser == record.id or len(member.accusations) >= _MAX_KEPT_ACCUSERS:
                 continue
+            said = Accusation(entry.accuser, phi, refused)
             member.accusations = {**member.accusations, said.accuser: said}
             heard.append(
                 Accused(

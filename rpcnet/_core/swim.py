@@ -159,7 +159,7 @@ class SwimMachine:
             on_gap=self._sync_soon,
         )
         self._gossip_at = now
-        self._sync_at = now + self._jittered(config.sync_interval)
+        self._sync_at = now + rng.random() * self._sync_interval
         for record in known:
             self._store.update(record.id, b"", record.digest, now)
 
@@ -463,10 +463,13 @@ class SwimMachine:
         if self.has_lost_name:
             self._sync_at = self._own.refresh_at = self._gossip_at = self._healing.at = math.inf
             return []
-        effects: list[Effect] = self._desk.on_timer(now)
+        effects: list[Effect] = []
+        if _is_due(self._desk.next_timer(), now):
+            effects += self._desk.on_timer(now)
         if now >= self._gossip_at and self._has_news:
             effects += self._gossip_round(now)
-        effects += [self._desk.check(check, now) for check in self._checks.due(now)]
+        if _is_due(self._checks.next_timer(), now):
+            effects += [self._desk.check(check, now) for check in self._checks.due(now)]
         if now >= self._own.refresh_at:
             self._own.refresh(now)
         if now >= self._sync_at:
@@ -474,11 +477,17 @@ class SwimMachine:
         if now >= self._healing.at:
             addresses = self._healing.choose(self._roster, now)
             effects += [] if self.local.state is NodeState.LEFT else [OpenSync(address) for address in addresses]
-        effects += self._fetch(now)
+        if _is_due(self._store.next_timer(), now):
+            effects += self._fetch(now)
+        if _is_due(self._roster.next_reap(self._config.dead_reap_after), now):
+            effects += self._reap(now)
+        return effects
+
+    def _reap(self, now: float) -> list[Effect]:
         forgotten, events = self._roster.reap(self._origins(now), self._config.dead_reap_after)
         for record in forgotten:
             self._store.update(record.id, record.digest, b"", now)
-        return effects + [Emit(event) for event in events]
+        return [Emit(event) for event in events]
 
     def _gossip_round(self, now: float) -> list[Effect]:
         peers = self._roster.peers()
@@ -500,12 +509,17 @@ class SwimMachine:
         return [Emit(LeaseExpired(node_id=member.record.id, at=now)) for member in chosen]
 
     def _sync(self, now: float) -> list[Effect]:
-        scale = 1 + max(0, (self._roster.n_present - 1).bit_length() - _SYNC_SCALE_FROM.bit_length() + 1)
-        self._sync_at = now + scale * self._jittered(self._config.sync_interval)
+        self._sync_at = now + self._jittered(self._sync_interval)
         if self.local.state is NodeState.LEFT:
             return []
         address = self._random_alive()
         return [] if address is None else [OpenSync(address)]
+
+    @property
+    def _sync_interval(self) -> float:
+        """Seconds between two exchanges: longer in large clusters, where each has more others to learn from."""
+        scale = 1 + max(0, (self._roster.n_present - 1).bit_length() - _SYNC_SCALE_FROM.bit_length() + 1)
+        return scale * self._config.sync_interval
 
     def _random_alive(self) -> str | None:
         members = (self._roster.get(node_id) for node_id in self._roster.peers())
@@ -516,9 +530,6 @@ class SwimMachine:
         self._sync_at = min(self._sync_at, now + self._jittered(_SYNC_SOON_AFTER))
 
     def _fetch(self, now: float) -> list[Effect]:
-        due = self._store.next_timer()
-        if due is None or now < due:
-            return []
         effects: list[Effect] = []
         for fetch in self._store.due(now, self._roster.peers()):
             member = self._roster.get(fetch.node_id)
@@ -534,3 +545,7 @@ class SwimMachine:
     def _present(self, node_id: str) -> Member | None:
         member = self._roster.get(node_id)
         return member if member is not None and member.record.is_present else None
+
+
+def _is_due(time: float | None, now: float) -> bool:
+    return time is not None and now >= time
