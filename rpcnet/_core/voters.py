@@ -25,7 +25,7 @@ class Voters:
     """What one node sees of the members, fed with what membership says."""
 
     local_id: str
-    """This node, which is never lost."""
+    """This node, which is never lost and always there, even while it says goodbye."""
     nodes: dict[str, NodeInfo]
     """The nodes that are present, and the voters that are failed; by id."""
     boots: Mapping[str, int]
@@ -93,7 +93,7 @@ class Voters:
         """
         node = event.node
         if node.id == self.local_id:
-            self.put(node)
+            self.put(attrs.evolve(node, state=NodeState.ALIVE))
             return False
         before = self.nodes.get(node.id)
         match event:
