@@ -141,6 +141,8 @@ class NodeSuspected(NodeEvent):
     """How improbable its silence would be if it were alive, as -log10 of the probability."""
     accusers: tuple[str, ...]
     """The ids of the nodes that missed its answer."""
+    age: float = 0.0
+    """Seconds that the news of it has travelled: as long ago the first of them said so."""
 
 
 @attrs.frozen

@@ -367,7 +367,9 @@ class Roster:
         events = self._arrival(member, old, arrival, origin)
         if is_suspect and (old is None or _standing(old) != _standing(new)):
             phi, accusers = sum(entry.phi for entry in member.accusation_list()), tuple(member.accusations)
-            events.append(NodeSuspected(node=node, phi=phi, accusers=accusers, at=origin.at, cause=origin.cause))
+            events.append(
+                NodeSuspected(node=node, phi=phi, accusers=accusers, age=origin.age, at=origin.at, cause=origin.cause)
+            )
         if old is not None and old.boot_id == new.boot_id and _public(old) != _public(new) and not _joins(events):
             events.append(NodeUpdated(node=node, previous=old.info(), at=origin.at, cause=origin.cause))
         return events

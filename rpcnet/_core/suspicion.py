@@ -41,7 +41,7 @@ class Case:
     boot_id: int
     incarnation: int
     started_at: float
-    """When this node heard of it, in Trio time."""
+    """When the first accuser spoke, by the age of the news, in Trio time."""
     conviction: float
     """Phi at which it becomes a verdict."""
     need: float
