@@ -221,7 +221,7 @@ class SwimMachine:
         for update in datagram.updates:
             origin = self._origins(now, update.age)
             heard = self._belief.hear(update.record, origin, update.accusations)
-            if heard and not has_sample and update.record.id != speaker:
+            if heard and not has_sample and update.record.id not in (speaker, self.local.id):
                 has_sample = True
                 effects.append(Emit(NewsAged(update.age, at=now, cause=origin.cause)))
             effects += heard
