@@ -179,3 +179,24 @@ def test_a_node_that_has_left_publishes_nothing() -> None:
             await nodes[1].node.publish("bye")
 
     run(scenario)
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    def heard(seed: int) -> list[tuple[float, str, int]]:
+        seen: list[tuple[float, str, int]] = []
+
+        async def scenario(cluster: SimulatedCluster) -> None:
+            async with trio.open_nursery() as nursery:
+                nodes, found = await listeners(cluster, nursery, 4)
+                set_loss(cluster, nodes, 0.2)
+                for number in range(10):
+                    await nodes[number % 3].node.publish("e", b"%d" % number)
+                await nodes[0].node.query("q")
+                for listener in found:
+                    seen.extend((event.at, event.sender, event.number) for event in listener.events)
+                nursery.cancel_scope.cancel()
+
+        run(scenario, seed=seed)
+        return seen
+
+    assert heard(1) == heard(1) != heard(2)
