@@ -20,6 +20,7 @@ The rules of this file:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,7 @@ class DetectorMachine:
         self._period = config.probe_interval
         self._period_at = now
         self._judge_from = now
+        self._tick_at = math.inf
         self._peers = Peers()
         self._docket = Docket()
         self._prober = Prober(config=config, peers=self._peers, docket=self._docket, rng=rng, now=now)
@@ -221,8 +223,11 @@ class DetectorMachine:
 
     # --- suspicions
 
-    def _open_case(self, node: NodeInfo, now: float) -> bool:
-        """Start a suspicion of this incarnation; False when it is under way already."""
+    def _open_case(self, node: NodeInfo, now: float, age: float = 0.0) -> bool:
+        """Start a suspicion of this incarnation; False when it is under way already.
+
+        Its clock starts when the first accuser spoke, so that all nodes come to their verdicts at the same time.
+        """
         case = self._docket.get(node.id)
         if case is not None and (case.boot_id, case.incarnation) == (node.boot_id, node.incarnation):
             return False
@@ -234,14 +239,14 @@ class DetectorMachine:
             n_members=self._n_members,
             pause=max(pause, self._config.pause_tolerance),
             spread=self._spread,
-            now=now,
+            now=now - min(age, self._spread),
         )
         self._docket.open(node.id, case)
         return True
 
     def _summon(self, event: NodeSuspected, now: float) -> list[ClusterEvent]:
         node = event.node
-        if not self._open_case(node, now) or self._local_id in event.accusers:
+        if not self._open_case(node, now, event.age) or self._local_id in event.accusers:
             return []
         chosen = is_juror(node.id, node.boot_id, node.incarnation, juror_id=self._local_id, n_members=self._n_members)
         return [] if event.accusers and not chosen else self._probe(node.id, now)
@@ -407,8 +412,8 @@ class DetectorMachine:
 
     def on_tick(self, lateness: float, now: float) -> list[ClusterEvent]:
         """Take in by how many seconds a regular tick of this node's own was late."""
-        if lateness > self._period / 4:
-            self._void(0.0, now)
+        self._notice_lag(now)
+        self._tick_at = now + self._config.tick_interval
         degraded = self._stalls.observe(lateness, now)
         if degraded is None:
             return []
@@ -419,17 +424,20 @@ class DetectorMachine:
         return self._period / 8
 
     def _is_late(self, due: float, now: float) -> bool:
-        return now - due > self._period / 20
+        """Tell whether what is due, or the tick, comes so late that something may wait in the socket."""
+        return now - min(due, self._tick_at) > self._period / 20
 
     def _notice_lag(self, now: float) -> None:
-        """Void what was measured across a stall that this node's own timer met."""
+        """Void what was measured across a stall of this node itself."""
         due = self.next_timer()
-        if due is not None and now - due > self._period / 4:
-            self._void(now - due, now)
+        lag = now - (self._tick_at if due is None else min(due, self._tick_at))
+        if lag > self._period / 4:
+            self._void(lag, now)
 
     def _void(self, lag: float, now: float) -> None:
         is_long = lag > self._config.pause_tolerance
         self._judge_from = now + self._period / 4
+        self._tick_at = math.inf
         self._prober.void(now)
         self._period_at = max(self._period_at, now)
         self._docket.delay(lag, now, judge_from=self._judge_from, is_long=is_long)

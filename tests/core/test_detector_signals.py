@@ -507,10 +507,25 @@ def test_a_stall_between_two_timers_voids_what_was_measured_across_it() -> None:
     bench.run(20)
     bench.silent = {"a"}
     cycle_of(bench, "a")
-    bench.now += 0.24
-    bench.machine.on_tick(0.3, bench.now)
+    end = bench.cycles["a"].ends_at
+    bench.now = end - 0.36
+    bench.machine.on_tick(0.0, bench.now)
+    bench.now = end - 0.001
+    bench.machine.on_tick(0.259, bench.now)
     assert suspicions(bench.run(0.3)) == []
     assert suspicions(bench.run(0.5))
+
+
+def test_a_timer_that_comes_in_time_is_late_when_the_tick_is_late() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01", "n02", "n03")
+    due = bench.case("n00").verdict_at
+    bench.run(due - 0.2)
+    bench.machine.on_tick(0.0, bench.now)
+    bench.now = due
+    assert of(Verdict, bench.machine.on_timer(bench.now)) == []
+    bench.machine.on_tick(0.1, bench.now)
+    assert of(Verdict, bench.run(0.2))
 
 
 # --- time
