@@ -33,6 +33,7 @@ from ._core.balancing import LeastConnections, LoadBalancingStrategy, Random, Ro
 from ._core.resilience import RetryPolicy
 from ._middleware import Call, Middleware, Proceed
 from ._net.identity import Security
+from ._net.seed_sources import SeedSource
 from .call import Peer, ServerCall, current_call
 from .client import ClusterClient
 from .cluster_connection import connect_cluster
@@ -72,6 +73,9 @@ from .errors import (
 from .events import (
     ClusterEvent,
     EventsDropped,
+    LinkDegraded,
+    LocalDegraded,
+    NameConflictDetected,
     NodeEvent,
     NodeFailed,
     NodeInfo,
@@ -88,6 +92,7 @@ from .events import (
     PartitionStatus,
     PartitionSuspected,
     QueryReceived,
+    SelfIsolated,
     UserEvent,
 )
 from .node import Node
@@ -125,9 +130,12 @@ __all__ = [
     "KeepOldest",
     "LeaseQuorum",
     "LeastConnections",
+    "LinkDegraded",
     "LoadBalancingStrategy",
+    "LocalDegraded",
     "Middleware",
     "NameConflict",
+    "NameConflictDetected",
     "NoWorkers",
     "Node",
     "NodeConfig",
@@ -169,6 +177,8 @@ __all__ = [
     "RpcNetError",
     "Security",
     "SecurityError",
+    "SeedSource",
+    "SelfIsolated",
     "Server",
     "ServerCall",
     "ServiceSummary",

@@ -45,6 +45,8 @@ PRESENT: frozenset[str] = frozenset(
         *("CallCancelled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists"),
         *("PermissionDenied", "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented"),
         *("Internal", "Unavailable", "DataLoss", "Unauthenticated"),
+        # where nodes are found, and what they find out about themselves
+        *("SeedSource", "SelfIsolated", "LinkDegraded", "LocalDegraded", "NameConflictDetected"),
         *("ConfigError", "SecurityError", "JoinError", "NameConflict", "NodeCrashed", "NoWorkers"),
         *("VersionMismatch", "ProtocolError"),
     }
@@ -52,13 +54,9 @@ PRESENT: frozenset[str] = frozenset(
 
 LATER: frozenset[str] = frozenset(
     {
-        # where nodes are found
-        *("SeedSource",),
         # policies and strategies
         *("HedgePolicy", "CircuitBreaker"),
         *("PowerOfTwoChoices", "Weighted", "LatencyAware", "ConsistentHash", "PreferZone"),
-        # events
-        *("SelfIsolated", "LinkDegraded", "LocalDegraded"),
     }
 )
 

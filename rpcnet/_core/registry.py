@@ -81,8 +81,8 @@ class RegistrySnapshot:
             where: what their tags must match.
 
         Returns:
-            The alive ones; if there are none, the suspected ones. As long as the snapshot is the same, the same
-            question gives the same tuple.
+            The alive ones that keep up; if there are none, those that are degraded by their own account; failing that,
+            the suspected ones. As long as the snapshot is the same, the same question gives the same tuple.
         """
         key = (service, where)
         found = self._selected.get(key)
@@ -100,8 +100,8 @@ class RegistrySnapshot:
         else:
             serving = self.services().get(service, ())
         matching = [node for node in serving if where.matches(node.tags)]
-        alive = tuple([node for node in matching if node.state is NodeState.ALIVE])
-        return alive or tuple(matching)
+        alive = [node for node in matching if node.state is NodeState.ALIVE]
+        return tuple([node for node in alive if not node.is_degraded] or alive or matching)
 
 
 def _order(node: NodeInfo) -> tuple[str, str]:
