@@ -141,3 +141,19 @@ async def test_a_handler_that_blocks_again_and_again_is_logged_once_a_minute(
     assert warnings(caplog)[1] == (
         "service.block blocked the event loop for 2.00 s, and 19 times more since the last warning"
     )
+
+
+async def test_who_wants_to_know_is_told_each_time_and_by_whom_when_that_is_known(
+    clock: Clock, autojump_clock: MockClock
+) -> None:
+    told: list[tuple[float, str | None]] = []
+
+    async def block() -> None:
+        clock.now += 2
+
+    watch = LoopWatch(limit=1.0, clock=clock, on_blocked=lambda seconds, who: told.append((seconds, who)))
+    async with open_pool(watch=watch) as pool:
+        await pool.outcomes(quick, block)
+        await pool.outcomes(block)
+        await pool.outcomes(block)
+    assert told == [(2.0, None), (2.0, "service.block"), (2.0, "service.block")]
