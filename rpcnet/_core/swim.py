@@ -19,7 +19,6 @@ The rules of this file:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -173,7 +172,8 @@ class SwimMachine:
     @property
     def is_leave_spread(self) -> bool:
         """Whether the goodbye has been told as often as it will be, or there is nobody to tell it to."""
-        return self.local.state is NodeState.LEFT and (self.local.id not in self._queue or not self._roster.peers())
+        is_told = self.local.id not in self._queue or not self._roster.peers()
+        return self.has_lost_name or (self.local.state is NodeState.LEFT and is_told)
 
     def members(self) -> tuple[NodeInfo, ...]:
         """Return all remembered nodes, this one and the failed and departed included, sorted by id."""
@@ -215,6 +215,8 @@ class SwimMachine:
             MessageError: it is malformed; nothing changed.
         """
         datagram = decode_datagram(payload)
+        if self.has_lost_name:
+            return []
         head, effects = datagram.head, list[Effect]()
         speaker = head.node if isinstance(head, Ack) else None if head is None else head.sender
         has_sample = False
@@ -434,7 +436,7 @@ class SwimMachine:
 
     def leave(self, now: float) -> list[Effect]:
         """Say goodbye: the first round now, the others by timer until :attr:`is_leave_spread`."""
-        if self.local.state is NodeState.LEFT:
+        if self.local.state is NodeState.LEFT or self.has_lost_name:
             return []
         return [self._own.leave(now), *self._gossip_round(now)]
 
@@ -448,6 +450,8 @@ class SwimMachine:
 
     def next_timer(self) -> float | None:
         """Return the Trio time at which :meth:`on_timer` has something to do."""
+        if self.has_lost_name:
+            return None
         soonest = min(self._sync_at, self._healing.at, self._own.refresh_at)
         if self._gossip_at < soonest and self._has_news and self._roster.peers():
             soonest = self._gossip_at
@@ -461,7 +465,6 @@ class SwimMachine:
     def on_timer(self, now: float) -> list[Effect]:
         """Do what is due: gossip, pings for others, checks of hearsay, exchanges, healing, refreshing, forgetting."""
         if self.has_lost_name:
-            self._sync_at = self._own.refresh_at = self._gossip_at = self._healing.at = math.inf
             return []
         effects: list[Effect] = []
         if _is_due(self._desk.next_timer(), now):
