@@ -25,7 +25,8 @@ call is one :class:`StatusError`. What the cluster does is heard with ``async wi
 """
 
 from ._assembly.asking import QueryAnswers
-from ._builtin_contracts import Health, HealthStatus, Reflection, ServiceSummary
+from ._assembly.keys import ClusterKeys, KeyReport, KeyUse, NodeKeys
+from ._builtin_contracts import Health, HealthStatus, KeyInfo, KeyListing, Keys, Reflection, ServiceSummary
 from ._clients.middleware import ClientCall
 from ._context import detached
 from ._core.accrual import PhiAccrualDetector
@@ -111,6 +112,7 @@ __all__ = [
     "ClusterClient",
     "ClusterEvent",
     "ClusterHealth",
+    "ClusterKeys",
     "ClusterMembership",
     "ConfigError",
     "Connection",
@@ -128,6 +130,11 @@ __all__ = [
     "JoinError",
     "KeepMajority",
     "KeepOldest",
+    "KeyInfo",
+    "KeyListing",
+    "KeyReport",
+    "KeyUse",
+    "Keys",
     "LeaseQuorum",
     "LeastConnections",
     "LinkDegraded",
@@ -144,6 +151,7 @@ __all__ = [
     "NodeFailed",
     "NodeInfo",
     "NodeJoined",
+    "NodeKeys",
     "NodeLeft",
     "NodeReaped",
     "NodeRecovered",

@@ -1,4 +1,4 @@
-"""The contracts of the built-in services that everybody may call: health and reflection.
+"""The contracts of the built-in services that everybody may call: health, reflection and the list of gossip keys.
 
 They are contracts only; what a node serves under their names is in ``_builtin``.
 """
@@ -12,7 +12,7 @@ import attrs
 
 from .service import rpc, service
 
-__all__ = ["Health", "HealthStatus", "Reflection", "ServiceSummary"]
+__all__ = ["Health", "HealthStatus", "KeyInfo", "KeyListing", "Keys", "Reflection", "ServiceSummary"]
 
 
 @attrs.frozen
@@ -84,4 +84,40 @@ class Reflection:
         Raises:
             NotFound: there is no such service or method.
         """
+        raise NotImplementedError
+
+
+@attrs.frozen
+class KeyInfo:
+    """What may be told of a key of membership datagrams."""
+
+    key_id: int
+    """Its id in datagrams."""
+    fingerprint: str
+    """16 hexadecimal digits; the same ones on two nodes are the same key."""
+    is_in_use: bool
+    """Whether it seals."""
+
+
+@attrs.frozen
+class KeyListing:
+    """What a node tells of its key ring."""
+
+    changes: int
+    """How often the ring has been changed since it was what nodes are configured with; of two, the greater one wins."""
+    keys: list[KeyInfo]
+    """Its keys, the one in use first."""
+
+
+@service(name="rpcnet.Keys")
+class Keys:
+    """The built-in service that tells which keys a node has; ``stub(rpcnet.Keys, node=...)``.
+
+    Every node has it, also while it drains. Ids and fingerprints give no key away, so whoever may connect may ask. Keys
+    are changed by a member of the cluster, with ``node.keys``, and by nobody else.
+    """
+
+    @rpc(idempotent=True)
+    async def list(self) -> KeyListing:
+        """Return what may be told of the node's keys."""
         raise NotImplementedError

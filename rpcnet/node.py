@@ -12,13 +12,17 @@ import trio
 
 from ._assembly.asking import Asking, QueryAnswers
 from ._assembly.common import advertised, check_seeds, checked, checked_security, child, hello_of, random_name
+from ._assembly.keys import ClusterKeys, KeyHost
 from ._assembly.membership import NodeParts
 from ._builtin.cluster import ClusterService
 from ._builtin.health import HealthBoard
+from ._builtin.keys import KeysService
 from ._builtin.services import served
+from ._builtin_contracts import Keys
 from ._core.bodies import Hello
 from ._core.members import MemberRecord, check_metadata
 from ._core.naming import node_id_of
+from ._core.user_events import UserState, UserStatistics
 from ._middleware import Middleware
 from ._net.addresses import check_setting
 from ._net.endpoint import Endpoint
@@ -38,7 +42,7 @@ from ._tasks.supervisor import Supervisor
 from .call import CallHost, ServerCall
 from .client import ClientHost, ClusterClient
 from .config import NodeConfig
-from .errors import ConfigError
+from .errors import ConfigError, NotFound
 from .events import ClusterEvent, NodeState, QueryReceived
 from .selectors import Selector
 from .statistics import NodeStatistics
@@ -120,7 +124,7 @@ class Node:
             host,
             middleware,
             lambda: self._running.endpoint.draining,
-            more=[self._cluster],
+            more=[self._cluster, KeysService(lambda: self._running.endpoint.keys.desk)],
         )
         self._security = checked_security(security)
         check_setting("bind", bind, is_dialled=False)
@@ -131,6 +135,7 @@ class Node:
             self._check_metadata(name, self._tags)
         self._supervisor = Supervisor(self._config.supervision, self._bus)
         self._membership = ClusterMembership(self._bus)
+        self._keys = ClusterKeys(self._key_host)
         self._client: ClusterClient | None = None
         self._parts: NodeParts | None = None
         self._lifetime: AbstractAsyncContextManager[None] | None = None
@@ -205,8 +210,8 @@ class Node:
         except BaseException:
             port.close()
             raise
-        joining = child(rng)
         known = [] if last is None else check_seeds([peer.address for peer in last.peers])
+        joining = child(rng)
         self._book = SeedBook(
             [*self._seeds, *known],
             environment=environment,
@@ -214,9 +219,14 @@ class Node:
             own=(address, port.local_address),
             is_ipv6=port.local_address.startswith("["),
         )
+        return self._parts_of(local, endpoint, file, Joiner(self._bus, endpoint, local, self._config, joining), rng)
+
+    def _parts_of(
+        self, local: MemberRecord, endpoint: Endpoint, file: SnapshotFile | None, joiner: Joiner, rng: Random
+    ) -> NodeParts:
         return NodeParts(
-            name=self._name,
-            address=address,
+            name=local.name,
+            address=local.address,
             bus=self._bus,
             hub=self._hub,
             followers=self._cluster,
@@ -226,7 +236,7 @@ class Node:
             local=local,
             config=self._config,
             rng=rng,
-            joiner=Joiner(self._bus, endpoint, local, self._config, joining),
+            joiner=joiner,
             seeds=self._book,
             must_join=bool(self._seeds),
             file=file,
@@ -260,6 +270,16 @@ class Node:
     def _client_host(self) -> ClientHost:
         parts = self._running
         return ClientHost(self._registry, parts.endpoint, self._config.rpc, child(parts.rng))
+
+    def _key_host(self) -> KeyHost:
+        parts, client = self._running, ClusterClient(self)
+        return KeyHost(
+            name=parts.name,
+            endpoint=parts.endpoint,
+            nodes=self._registry.nodes,
+            stub=lambda node: client.stub(Keys, node=node.id),
+            rng=child(parts.rng),
+        )
 
     @property
     def name(self) -> str:
@@ -300,6 +320,11 @@ class Node:
     def health(self) -> HealthBoard:
         """Where the application says how it is; others ask the built-in service :class:`rpcnet.Health`."""
         return self._health
+
+    @property
+    def keys(self) -> ClusterKeys:
+        """The keys of membership datagrams, listed and changed on all nodes of the cluster."""
+        return self._keys
 
     @property
     def workers(self) -> WorkerRegistry:
@@ -447,10 +472,23 @@ class Node:
         """Drain and say goodbye, within bounded time; the block goes on without a cluster. A checkpoint."""
         await self._running.leave()
 
+    def rtt(self, node: str) -> float | None:
+        """Return the round trip to another node, by name or id, in seconds; see :meth:`ClusterMembership.rtt`.
+
+        Raises:
+            NotFound: no such node is known.
+        """
+        found = self._registry.get(node)
+        if found is None:
+            raise NotFound(f"no node {node!r} is known")
+        return self._membership.rtt(found.id)
+
     def statistics(self) -> NodeStatistics:
         """Return every counter of the node, frozen."""
         parts = self._running
+        users = self._bus.latest(UserState)
         return NodeStatistics(
+            user=UserStatistics() if users is None else users.statistics,
             restarts=dict(self._supervisor.restarts),
             port=parts.endpoint.port_statistics(),
             pump=parts.endpoint.pump.statistics(),

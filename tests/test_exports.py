@@ -26,6 +26,8 @@ PRESENT: frozenset[str] = frozenset(
         *("current_call", "detached", "Call", "ServerCall", "ClientCall", "Peer", "Middleware", "Proceed"),
         # what every node serves
         *("Health", "HealthStatus", "Reflection", "ServiceSummary"),
+        # the keys of membership datagrams
+        *("ClusterKeys", "KeyReport", "NodeKeys", "KeyUse", "KeyInfo", "Keys", "KeyListing"),
         # clients and load balancing
         *("ClusterClient", "RetryPolicy", "LoadBalancingStrategy", "WorkerView"),
         *("RoundRobin", "Random", "LeastConnections"),

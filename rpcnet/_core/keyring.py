@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from rpcnet._builtin_contracts import KeyInfo
 from rpcnet.errors import SecurityError
 
 __all__ = ["KEY_BYTES", "MAX_KEYS", "GossipKey", "KeyInfo", "KeyRing"]
@@ -57,18 +58,6 @@ class GossipKey:
     def fingerprint(self) -> str:
         """16 hexadecimal digits that tell this key from all others and do not give it away."""
         return hashlib.blake2b(self.secret, digest_size=_FINGERPRINT_BYTES, person=b"rpcnet key print").hexdigest()
-
-
-@attrs.frozen
-class KeyInfo:
-    """What may be told of a key."""
-
-    key_id: int
-    """Its id in datagrams."""
-    fingerprint: str
-    """16 hexadecimal digits; the same ones on two nodes are the same key."""
-    is_in_use: bool
-    """Whether it seals."""
 
 
 def _check_keys(_: object, __: object, keys: tuple[GossipKey, ...]) -> None:

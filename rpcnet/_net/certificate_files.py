@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from rpcnet._core.keyring import KEY_BYTES, MAX_KEYS, GossipKey
 from rpcnet.errors import SecurityError
 
 from .certificates import (
@@ -38,7 +38,6 @@ from .certificates import (
     is_authority,
     key_flaw,
 )
-from .sealing import GossipKey
 from .secrets_file import MAX_FILE_BYTES, read_private
 
 __all__ = ["CertificateFiles", "path_of"]
@@ -46,8 +45,6 @@ __all__ = ["CertificateFiles", "path_of"]
 _LOOK_INTERVAL = 1.0
 _MAX_CHAIN_BYTES = 12 << 10
 """What the first flight of a handshake has room for, beside the rest of it."""
-_MAX_GOSSIP_KEYS = 16
-_GOSSIP_KEY_BYTES = 32
 _NEVER = float("inf")
 
 log = logging.getLogger("rpcnet.security")
@@ -228,8 +225,8 @@ def _read_keys(path: Path) -> tuple[GossipKey, ...]:
             if key.key_id in keys:
                 raise SecurityError(f"{what}, line {number}: clashes with a key above; make another")
             keys[key.key_id] = key
-    if not 1 <= len(keys) <= _MAX_GOSSIP_KEYS:
-        raise SecurityError(f"{what}: has {len(keys)} keys; it must have 1 to {_MAX_GOSSIP_KEYS}, one on each line")
+    if not 1 <= len(keys) <= MAX_KEYS:
+        raise SecurityError(f"{what}: has {len(keys)} keys; it must have 1 to {MAX_KEYS}, one on each line")
     return tuple(keys.values())
 
 
@@ -238,11 +235,12 @@ def _gossip_key(text: bytes, where: str) -> GossipKey:
         secret = base64.b64decode(text, validate=True)
     except binascii.Error:
         secret = b""
-    if len(secret) != _GOSSIP_KEY_BYTES or len(set(secret)) < _GOSSIP_KEY_BYTES // 4:
+    try:
+        return GossipKey.of(secret)
+    except SecurityError:
         raise SecurityError(
-            f"{where}: must be {_GOSSIP_KEY_BYTES} random bytes as base64, as `openssl rand -base64 32` prints"
-        )
-    return GossipKey(hashlib.blake2b(secret, digest_size=1, person=b"rpcnet key id").digest()[0], secret)
+            f"{where}: must be {KEY_BYTES} random bytes as base64, as `openssl rand -base64 32` prints"
+        ) from None
 
 
 def path_of(value: object, field: str) -> Path:

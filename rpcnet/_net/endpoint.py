@@ -30,6 +30,7 @@ from .client_session import ClientSession
 from .dialling import Dialler, Pause
 from .host_names import HostNames
 from .identity import Security
+from .key_exchange import KeyExchange
 from .membership_port import MembershipPort
 from .ports import Address, DatagramPort, Environment, PortStatistics
 from .pump import PortPump
@@ -137,9 +138,9 @@ class Endpoint:
         keys = security.gossip_keys if is_node else (GossipKey(0, environment.token_bytes(_KEY_BYTES)),)
         self._sealer = Sealer(security.cluster, keys, environment.token_bytes(8))
         self._reported = self._sealer.statistics()
+        self._keys = KeyExchange(self._sealer, security, name, environment.wall_clock) if is_node else None
         self.membership = MembershipPort(self._send_sealed, self._exchange_state)
         """Membership's side of the port."""
-        self._states = self.membership.deliver_request if is_node else _answer_that_this_is_no_node
         refusals = self._on_refused if is_node else None
         self.pump = PortPump(port, self._quic, self._sealer, self.membership.deliver_datagram, refusals)
         """Who reads, who flushes."""
@@ -183,9 +184,15 @@ class Endpoint:
             task_status.started()
 
     @property
-    def keyring(self) -> Sealer:
-        """The keys of membership datagrams: ``keys``, ``install``, ``use`` and ``remove``; effective at once."""
-        return self._sealer
+    def keys(self) -> KeyExchange:
+        """What keeps the keys of membership datagrams the same on all nodes.
+
+        Raises:
+            RuntimeError: this is no node.
+        """
+        if self._keys is None:
+            raise RuntimeError(f"the {self._role.value} is no node and has no keys of membership datagrams")
+        return self._keys
 
     def port_statistics(self) -> PortStatistics:
         """Return the counters of the UDP port."""
@@ -232,7 +239,7 @@ class Endpoint:
             self._config,
             self._hello(),
             calls=self.calls,
-            states=self._states,
+            states=lambda request: self._answer_state(request, session),
             on_end=lambda ended: self._accepted.pop(ended, None),
         )
         self._accepted[session] = None
@@ -314,7 +321,16 @@ class Endpoint:
         session = await self.connect(address, name, pause=Pause.IGNORE)
         if session.peer_hello is None or not session.peer_hello.node_id:
             raise Unavailable(f"{session.peer_name} at {address} is no node of a cluster", never_ran=True)
-        return await session.exchange_state(payload)
+        if self._keys is None:
+            return await session.exchange_state(payload)
+        return await self._keys.exchange_state(session, payload)
+
+    def _answer_state(self, request: StateRequest, session: ServerSession) -> None:
+        """Answer what a peer asks about the ring, and leave the rest to membership; without it, answer nothing."""
+        if self._keys is None:
+            request.reply(b"")
+        elif (left := self._keys.answer(request, session)) is not None:
+            self.membership.deliver_request(left)
 
     @enable_ki_protection
     async def _keep_alive(self) -> None:
@@ -328,6 +344,8 @@ class Endpoint:
                     session.link.ping()
                 session.expire_streams(interval)
                 session.expect_progress()
+            if self._keys is not None:
+                self._keys.look()
             self._report_refused()
 
     @enable_ki_protection
@@ -347,8 +365,3 @@ class Endpoint:
         listed = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items() if count)
         if listed:
             log.warning("membership datagrams that did not open: %s", listed)
-
-
-def _answer_that_this_is_no_node(request: StateRequest) -> None:
-    """Answer an exchange of state by nothing, which no membership takes for a state."""
-    request.reply(b"")

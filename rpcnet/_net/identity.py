@@ -110,7 +110,11 @@ class Security(ABC):
 
         The files are looked at when a connection is opened, at most once a second. What changed holds for connections
         from then on; those that are open stay. A file that cannot be used then is reported in the log, and what was
-        read before stays in force. A running node goes on with the gossip keys that it started with.
+        read before stays in force. A node looks at its gossip keys more often. When they have changed they become its
+        key ring, as if they had been changed with ``node.keys``: the newest change wins, whichever way it came, and
+        spreads to the other nodes. So every step of a rotation (add a line; put it first; remove the old one) must be
+        made on all nodes before the next one. A node that is started takes its keys from the file, and then the ring of
+        the node that it joins through, if that was ever changed.
 
         Args:
             ca: the certificates of the authorities that are trusted; roots or not.
@@ -280,8 +284,7 @@ class _SharedSecret(Security):
     def __init__(self, material: bytes, cluster: str, *, loopback_only: bool) -> None:
         super().__init__(cluster)
         self._loopback_only = loopback_only
-        key_id = _derive(material, cluster, "gossip key id", 1)[0]
-        self._gossip_keys = (GossipKey(key_id, _derive(material, cluster, "gossip key", 32)),)
+        self._gossip_keys = (GossipKey.of(_derive(material, cluster, "gossip key", 32)),)
         self._ca = Ed25519PrivateKey.from_private_bytes(_derive(material, cluster, "certificate authority", 32))
         self._authority = _issue_authority(self._ca, cluster)
 

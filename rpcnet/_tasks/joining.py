@@ -9,6 +9,8 @@ The rules of this file:
 * A node whose seeds all name this node and nobody else is the first one, and has joined.
 * A node first only listens. If the cluster knows a live node of its name elsewhere, that one is asked itself, and when
   it answers, nothing is joined and nobody was disturbed. Only then does the node show its own state.
+* With the first answer it also takes the key ring of whoever answers, if that is newer than its own; so it hears what
+  the cluster says from the moment on when it is known.
 """
 
 from __future__ import annotations
