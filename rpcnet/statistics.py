@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from ._core.user_events import UserStatistics
 from ._net.membership_port import MembershipPortStatistics
 from ._net.ports import PortStatistics
 from ._net.pump import PumpStatistics
@@ -57,6 +58,8 @@ class NodeStatistics:
     """Membership datagrams."""
     sealing: SealingStatistics
     """Datagrams that were opened or refused, by reason."""
+    user: UserStatistics
+    """User events and queries."""
     active_calls: int
     """Calls of others that wait or run here."""
     client: ClientStatistics

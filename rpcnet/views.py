@@ -95,6 +95,17 @@ class ClusterMembership:
         is_judged = node_id != self.local.id and any(node.id == node_id for node in self.members())
         return snapshot.phi(node_id, trio.current_time()) if snapshot is not None and is_judged else 0.0
 
+    def rtt(self, node_id: str) -> float | None:
+        """Return the round trip to a node in seconds, without a ping: measured lately, or foretold from coordinates.
+
+        Coordinates (Vivaldi; Dabek et al. 2004) are learnt from probes and told with signs of life, so a new node's
+        estimates become good within a minute or so. None for a node of which nothing is known yet; 0 for this one.
+        """
+        if node_id == self.local.id:
+            return 0.0
+        snapshot = self._bus.latest(DetectorSnapshot)
+        return None if snapshot is None else snapshot.rtt(node_id)
+
     @property
     def partition(self) -> PartitionView:
         """Whether the cluster has fallen apart, and who is on this side."""

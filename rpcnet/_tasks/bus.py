@@ -21,7 +21,7 @@ import attrs
 import trio
 
 from rpcnet._signals import Accused, ProbeAnswered, ProbeDue
-from rpcnet.events import ClusterEvent, EventsDropped, NodeEvent, NodeReaped
+from rpcnet.events import ClusterEvent, EventsDropped, NodeEvent, NodeReaped, QueryReceived, UserEvent
 
 __all__ = ["Bus", "Mailbox", "MailboxStatistics"]
 
@@ -51,6 +51,8 @@ def _subject(event: ClusterEvent) -> Hashable:
             return (type(event), event.seq)
         case Accused():
             return (type(event), event.node_id, event.accuser)
+        case UserEvent() | QueryReceived():
+            return (type(event), event.sender, event.boot_id, event.number)
         case _:
             return (type(event), getattr(event, "node_id", None))
 

@@ -6,7 +6,20 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from rpcnet._core.registry import RegistryMachine
-from rpcnet.events import ClusterEvent, EventsDropped, NodeEvent
+from rpcnet.events import (
+    ClusterEvent,
+    EventsDropped,
+    LinkDegraded,
+    LocalDegraded,
+    NameConflictDetected,
+    NodeEvent,
+    PartitionDetected,
+    PartitionHealed,
+    PartitionSuspected,
+    QueryReceived,
+    SelfIsolated,
+    UserEvent,
+)
 
 from .bus import Bus
 from .snapshots import nodes_of
@@ -14,12 +27,19 @@ from .subscriptions import SubscriptionHub
 
 __all__ = ["RegistryTask"]
 
+_FOR_APPLICATIONS = (
+    NodeEvent,
+    *(PartitionSuspected, PartitionDetected, PartitionHealed),
+    *(SelfIsolated, LinkDegraded, LocalDegraded, NameConflictDetected),
+    *(UserEvent, QueryReceived),
+)
+
 
 class RegistryTask:
     """Turns events about nodes into snapshots, posts them, and hands the events on.
 
     Args:
-        bus: where it hears ``Node*`` and posts a ``RegistrySnapshot``.
+        bus: where it hears all that applications may hear, and posts a ``RegistrySnapshot``.
         hub: the application's subscriptions.
         is_restart: whether an earlier registry of this node failed; subscribers are told that they may have missed one.
     """
@@ -28,7 +48,7 @@ class RegistryTask:
         self._bus = bus
         self._hub = hub
         self._is_restart = is_restart
-        self._mailbox = bus.mailbox("registry", NodeEvent)
+        self._mailbox = bus.mailbox("registry", *_FOR_APPLICATIONS)
         self._machine = RegistryMachine()
 
     @enable_ki_protection
