@@ -52,6 +52,7 @@ from .messages import (
     Accusation,
     Ack,
     Claim,
+    Datagram,
     Nack,
     Ping,
     PingReq,
@@ -231,24 +232,23 @@ class SwimMachine:
             effects += self._belief.hear_refresh(refresh, now)
         if datagram.user:
             effects.append(Deliver(datagram.user, source))
+        return effects + self._handle_head(datagram, source, now)
+
+    def _handle_head(self, datagram: Datagram, source: str, now: float) -> list[Effect]:
+        head = datagram.head
         match head:
-            case None:
-                pass
-            case Claim():
-                if head.sender == self.local.id:
-                    effects += self._own.contest(head, now)
-            case _ if head.sender == self.local.id:
-                pass
-            case Ping():
-                effects += self._desk.answer(head, source, now)
-            case PingReq():
-                effects += self._desk.help(head, source, now)
-            case Nack():
-                effects += self._handle_nack(head, now)
-            case Ack():
+            case Claim() if head.sender == self.local.id:
+                return self._own.contest(head, now)
+            case Ping() if head.sender != self.local.id:
+                return self._desk.answer(head, source, now)
+            case PingReq() if head.sender != self.local.id:
+                return self._desk.help(head, source, now)
+            case Nack() if head.sender != self.local.id:
+                return self._handle_nack(head, now)
+            case Ack() if head.sender != self.local.id:
                 carried = [update.record for update in datagram.updates if update.record.id == head.node]
-                effects += self._handle_ack(head, carried, source, self._origins(now))
-        return effects
+                return self._handle_ack(head, carried, source, self._origins(now))
+        return []
 
     def _handle_nack(self, nack: Nack, now: float) -> list[Effect]:
         cause = self._origins(now).cause

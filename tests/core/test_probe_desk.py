@@ -272,7 +272,7 @@ def test_news_about_the_receiver_goes_with_the_ping() -> None:
     swim = machine(A, B, C, D)
     due = ProbeDue(node_id=C.id, boot_id=1, seq=9, at=3.0)
     out = sent(swim.probe_due(due, 3.0))["c:1"]
-    assert [update.record.name for update in out.updates][0] == "c"
+    assert out.updates[0].record == C
     assert len(out.updates) == 4
 
 
