@@ -57,8 +57,8 @@ class Report:
     """What was measured in all runs, by measure."""
     breaches: tuple[Breach, ...]
     """The invariants that were broken."""
-    real_seconds: float
-    """How long the runs took, together."""
+    core_seconds: float
+    """Seconds of one core that the runs took, together."""
 
     def value(self, name: str) -> float:
         """Return a statistic of a measure over all runs; not a number when there is no sample."""
@@ -156,5 +156,5 @@ def _report(scenario: Scenario, seeds: Sequence[int], runs: Sequence[SimulationR
         tuple(seeds),
         {name: tuple(values) for name, values in samples.items()},
         tuple(run for run in runs if isinstance(run, Breach)),
-        math.fsum(result.real_seconds for result in results),
+        math.fsum(result.core_seconds for result in results),
     )

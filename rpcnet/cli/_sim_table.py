@@ -87,5 +87,5 @@ def report_data(report: Report, more: Sequence[Row] = ()) -> dict[str, Any]:
             if report.samples.get(measure)
         },
         "broken": [{"seed": breach.seed, "what": breach.text} for breach in report.breaches],
-        "real_seconds": round(report.real_seconds, 3),
+        "core_seconds": round(report.core_seconds, 3),
     }

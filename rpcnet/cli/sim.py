@@ -97,7 +97,7 @@ def run_every(
 
     def tell(report: Report) -> None:
         verdict = "ok" if report.is_met else "missed"
-        typer.echo(f"{report.scenario.name}: {verdict}, {report.real_seconds:.0f} s of one core", err=True)
+        typer.echo(f"{report.scenario.name}: {verdict}, {report.core_seconds:.0f} s of one core", err=True)
 
     reports = run_all(scenarios, range(seed, seed + seeds), jobs=jobs, on_report=tell)
     between = compare(reports)
@@ -150,7 +150,7 @@ def _show(report: Report) -> None:
     console = _console()
     seeds = f"{len(report.seeds)} runs" if len(report.seeds) > 1 else f"seed {report.seeds[0]}"
     title = report.scenario.title or report.scenario.name
-    console.print(f"{title}; {seeds}, {report.real_seconds:.1f} s of one core", highlight=False)
+    console.print(f"{title}; {seeds}, {report.core_seconds:.1f} s of one core", highlight=False)
     console.print(figures_table(report))
     if report.rows():
         console.print(required_table(report.rows()))
