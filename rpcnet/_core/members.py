@@ -30,6 +30,7 @@ from rpcnet.events import NodeInfo, NodeState
 
 __all__ = [
     "MAX_BOOT_ID",
+    "MAX_EPOCH",
     "MAX_INCARNATION",
     "MAX_INLINE_BYTES",
     "MAX_NAME_CHARS",
@@ -58,6 +59,9 @@ MAX_BOOT_ID = 2**63 - 1
 
 MAX_INCARNATION = 2**32 - 1
 """The largest incarnation and the largest meta version: 32 bits on the wire."""
+
+MAX_EPOCH = 2**32 - 1
+"""The largest epoch: 32 bits on the wire."""
 
 MAX_TEXT_BYTES = 255
 """A name or an address in UTF-8: its length travels in one byte."""

@@ -28,6 +28,7 @@ from .effects import Effect, Emit
 from .gossip import GossipQueue, RefreshQueue
 from .members import (
     MAX_BOOT_ID,
+    MAX_EPOCH,
     MAX_INCARNATION,
     MemberRecord,
     Vitals,
@@ -131,11 +132,11 @@ class OwnRecord:
         """Take in how this node is; only a change of its stalls is news."""
         old, stall = self._roster.local, quantize_stall(vitals.stall)
         is_news = stall != old.vitals.stall
-        new = attrs.evolve(old, vitals=Vitals(old.vitals.epoch + is_news, stall, vitals.coordinates))
+        new = attrs.evolve(old, vitals=Vitals(old.vitals.epoch, stall, vitals.coordinates))
         if not is_news:
             self._roster.set_local(new)
             return []
-        self._set(new, now)
+        self._set(_with_new_epoch(new), now)
         return [self._updated(old, now)]
 
     def come_back(self, now: float) -> None:
@@ -153,12 +154,12 @@ class OwnRecord:
     def refresh(self, now: float) -> None:
         """Say that this node lives and how it is."""
         self.refresh_at = now + self._refresh_pause()
-        local = self._roster.local
-        if local.state is not NodeState.ALIVE:
+        old = self._roster.local
+        if old.state is not NodeState.ALIVE:
             return
-        local = attrs.evolve(local, vitals=attrs.evolve(local.vitals, epoch=local.vitals.epoch + 1))
+        local = _with_new_epoch(old)
         self._roster.set_local(local)
-        if self._rng.random() * _CANARY < 1:
+        if self._rng.random() * _CANARY < 1 or local.boot_id != old.boot_id:
             self.tell(now)
         else:
             self._refreshes.put(local.id, encode_refresh(local), now)
@@ -189,6 +190,8 @@ class OwnRecord:
         """Take in what others say of this node; ask there when they mean another node of its name."""
         local = self._roster.local
         is_rival = record.address != local.address and record.boot_id != local.boot_id and record.is_present
+        if record.boot_id == local.boot_id and record.vitals.epoch > local.vitals.epoch:
+            self._roster.set_local(attrs.evolve(local, vitals=attrs.evolve(local.vitals, epoch=record.vitals.epoch)))
         self.defend(Status.of(record), now)
         if not is_rival or not self._claims.may_ask(record.address, now):
             return []
@@ -238,7 +241,22 @@ class OwnRecord:
 
 
 def _with_new_metadata(record: MemberRecord, outbid: int) -> MemberRecord:
-    """Return the record with a meta version above ``outbid``; a new boot id where the 32 bits are used up."""
+    """Return the record with a meta version above ``outbid``."""
     if outbid < MAX_INCARNATION:
         return attrs.evolve(record, meta_version=outbid + 1)
-    return attrs.evolve(record, boot_id=record.boot_id + 1, incarnation=0, meta_version=0)
+    return _with_new_boot(attrs.evolve(record, meta_version=outbid))
+
+
+def _with_new_epoch(record: MemberRecord) -> MemberRecord:
+    """Return the record with the next epoch."""
+    if record.vitals.epoch < MAX_EPOCH:
+        return attrs.evolve(record, vitals=attrs.evolve(record.vitals, epoch=record.vitals.epoch + 1))
+    return _with_new_boot(record)
+
+
+def _with_new_boot(record: MemberRecord) -> MemberRecord:
+    """Return the record with the next boot id, for when the 32 bits of a number are used up; the last one has none."""
+    if record.boot_id == MAX_BOOT_ID:
+        return record
+    vitals = attrs.evolve(record.vitals, epoch=0)
+    return attrs.evolve(record, boot_id=record.boot_id + 1, incarnation=0, meta_version=0, vitals=vitals)
