@@ -1,6 +1,8 @@
-"""What is believed of the members, and how a node defends itself."""
+"""The table of members: what a change of a record means, accusations, and what is remembered."""
 
 from __future__ import annotations
+
+import random
 
 import pytest
 from _swim_bench import (
@@ -22,13 +24,12 @@ from _swim_bench import (
     tell,
 )
 
+from rpcnet._core.antientropy import BucketHashes
 from rpcnet._core.members import MemberRecord
 from rpcnet._core.messages import (
     Accusation,
 )
-from rpcnet._core.swim import OpenSync
 from rpcnet._signals import Accused, Suspicion, Verdict
-from rpcnet.errors import ConfigError
 from rpcnet.events import (
     ClusterEvent,
     NodeFailed,
@@ -222,118 +223,7 @@ def test_a_verdict_that_comes_too_late_is_ignored(now_known: MemberRecord) -> No
     assert state_of(swim, "b") is now_known.state
 
 
-# --- refutation
-
-
-@pytest.mark.parametrize("state", [SUSPECT, FAILED, LEFT])
-def test_a_higher_incarnation_refutes_what_is_said_of_oneself(state: NodeState) -> None:
-    swim = machine(A, B)
-    assert tell(swim, record("a", state=state)) == []
-    assert (swim.local.state, swim.local.incarnation, swim.local.boot_id) == (ALIVE, 1, 1)
-    told = sent(swim.on_timer(1.0))["b:1"].updates
-    assert [update.record.incarnation for update in told if update.record.name == "a"] == [1]
-
-
-def test_a_refutation_outbids_an_incarnation_the_node_never_had() -> None:
-    swim = machine(A, B)
-    tell(swim, record("a", incarnation=7))
-    assert swim.local.incarnation == 8
-
-
-def test_old_news_about_oneself_needs_no_answer() -> None:
-    swim = machine(record("a", boot_id=5, incarnation=2), B)
-    quiet(swim)
-    tell(swim, record("a", boot_id=5, incarnation=1, state=FAILED), record("a", boot_id=4, incarnation=9, state=FAILED))
-    assert (swim.local.boot_id, swim.local.incarnation) == (5, 2)
-    assert A.id not in swim._queue
-
-
-def test_a_higher_boot_id_said_of_oneself_is_outbid_but_only_once_a_second() -> None:
-    swim = machine(A, B)
-    tell(swim, record("a", boot_id=10, incarnation=3), now=1.0)
-    assert (swim.local.boot_id, swim.local.incarnation) == (11, 0)
-    tell(swim, record("a", boot_id=20), now=1.5)
-    assert swim.local.boot_id == 11
-    tell(swim, record("a", boot_id=20), now=2.0)
-    assert swim.local.boot_id == 21
-
-
-def test_the_boot_id_is_raised_when_no_incarnation_is_left() -> None:
-    swim = machine(A, B)
-    tell(swim, record("a", incarnation=2**32 - 1, state=SUSPECT))
-    assert (swim.local.boot_id, swim.local.incarnation) == (2, 0)
-    assert swim.state_payload()
-
-
-def test_a_meta_version_said_of_oneself_is_outbid() -> None:
-    swim = machine(A, B)
-    tell(swim, record("a", meta_version=5, tags={"forged": "1"}))
-    assert (swim.local.meta_version, dict(swim.local.tags)) == (6, {})
-    tell(swim, record("a", meta_version=2**32 - 1))
-    swim.update_local(3.0, tags={"x": "y"})
-    assert (swim.local.boot_id, dict(swim.local.tags)) == (2, {"x": "y"})
-
-
-# --- what a node says of itself
-
-
-def test_new_tags_raise_the_meta_version_and_not_the_incarnation() -> None:
-    swim = machine(A, B)
-    (event,) = events(swim.update_local(3.0, tags={"x": "y"}, services=["s", "r"]))
-    assert isinstance(event, NodeUpdated)
-    assert (event.node.meta_version, event.node.incarnation, event.node.services) == (1, 0, ("r", "s"))
-    assert A.id in swim._queue
-    assert swim.update_local(3.0, tags={"x": "y"}) == []
-
-
-def test_tags_that_do_not_fit_change_nothing() -> None:
-    swim = machine(A, B)
-    with pytest.raises(ConfigError, match="512"):
-        swim.update_local(3.0, tags={"k": "v" * 600})
-    with pytest.raises(ConfigError, match="address"):
-        swim.update_local(3.0, address="nowhere")
-    assert swim.local == A
-
-
-def test_leaving_is_told_until_the_limit_and_then_done() -> None:
-    swim = machine(A, B, C)
-    quiet(swim)
-    effects = swim.leave(3.0)
-    assert kinds(events(effects)) == [NodeLeft]
-    spread = [swim.is_leave_spread]
-    goodbyes = len(sent(effects))
-    for _ in range(3):
-        timer = swim.next_timer()
-        assert timer is not None
-        goodbyes += len(sent(swim.on_timer(timer)))
-        spread.append(swim.is_leave_spread)
-    assert spread == [False, False, False, True]
-    assert goodbyes == 8
-    assert swim.leave(5.0) == []
-
-
-def test_a_node_without_peers_has_left_at_once() -> None:
-    swim = machine(A)
-    swim.leave(3.0)
-    assert swim.is_leave_spread
-
-
-def test_who_has_left_accuses_nobody_and_holds_to_it_when_suspected() -> None:
-    swim = machine(A, B)
-    swim.leave(3.0)
-    assert swim.suspicion(Suspicion(node_id=B.id, boot_id=1, incarnation=0, phi=3.0, at=4.0), 4.0) == []
-    tell(swim, record("a", state=SUSPECT))
-    assert (swim.local.state, swim.local.incarnation) == (LEFT, 0)
-    tell(swim, record("a", state=SUSPECT, incarnation=4))
-    assert swim.local.state is LEFT
-    assert swim.local.incarnation >= 4
-
-
-def test_who_has_left_can_join_again_with_a_higher_incarnation() -> None:
-    swim = machine(A, B)
-    swim.leave(3.0)
-    assert swim.join(["b:1"], 4.0) == [OpenSync("b:1")]
-    assert (swim.local.state, swim.local.incarnation) == (ALIVE, 1)
+# --- what is remembered
 
 
 def test_a_restarted_machine_announces_nothing_it_knew_and_everything_new() -> None:
@@ -343,3 +233,38 @@ def test_a_restarted_machine_announces_nothing_it_knew_and_everything_new() -> N
     assert tell(swim, B) == []
     assert kinds(tell(swim, record("b", state=FAILED), D)) == [NodeFailed, NodeJoined]
     assert kinds(tell(swim, record("c", incarnation=1))) == [NodeRecovered]
+
+
+def test_the_hashes_are_those_of_the_records_whatever_happened() -> None:
+    rng = random.Random(3)
+    swim = machine(A, known=[B, C], dead_reap_after=50)
+    for step in range(400):
+        letter = rng.choice("bcdef12")
+        tell(swim, record(letter, incarnation=rng.randrange(20), state=rng.choice(list(NodeState))), now=1.0 + step)
+        if step % 10 == 0:
+            swim.on_timer(1.0 + step)
+        assert swim.hashes == BucketHashes.of(swim.records())
+        assert [item.id for item in swim.records()] == sorted(info.id for info in swim.members())
+        present = [item for item in swim.records() if item.is_present]
+        assert swim._roster.n_present == len(present)
+        assert swim._roster.n_failed == len([item for item in swim.records() if item.state is FAILED])
+        assert sorted(swim._roster.peers()) == [item.id for item in present if item.name != "a"]
+
+
+def test_a_refresh_names_a_node_by_the_first_half_of_its_id() -> None:
+    twin = record("b", id="b" * 31 + "c")
+    swim = machine(A, B, C)
+    roster = swim._roster
+    assert [roster.by_key(letter * 16) is not None for letter in "abcd"] == [False, True, True, False]
+    tell(swim, twin)
+    assert roster.by_key("b" * 16) is None
+
+
+def test_when_a_node_was_known_to_live_is_remembered() -> None:
+    swim = machine(A, B)
+    assert swim.heard_age(A.id, 9.0) == swim.heard_age(D.id, 9.0) == 0.0
+    assert swim.heard_age(B.id, 9.0) == 8.0
+    tell(swim, record("b", incarnation=1), now=9.0, age=0.5)
+    assert swim.heard_age(B.id, 10.0) == 1.5
+    tell(swim, record("b", incarnation=1, meta_version=1), now=20.0)
+    assert swim.heard_age(B.id, 20.0) == 11.5
