@@ -2,10 +2,11 @@
 
 The rules of this file:
 
-* Time runs to the right. One row per node; the row's colours say how many of the others believe it alive, suspect,
-  failed or departed at that time, as shares of the row's height.
-* Nodes of which nobody ever believed anything but the usual are left out when there are more than fit.
-* At each moment that faults happen or end there is a line.
+* Time runs to the right. At each moment at which a fault happens or ends there is a line.
+* When only one node gave anybody reason to change his mind, there is a row per observer, in the colour of what it
+  believes of that node. Otherwise there is a row per node that others changed their mind about; its colours say how
+  many of the others believe it alive, suspect, failed or departed, as shares of the row's height.
+* Nodes of which everybody believed the same throughout have no row, and the heading says how many they are.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ Counts = tuple[int, ...]
 
 @attrs.define
 class _Row:
-    """How many observers believe what of one subject, over time."""
+    """How many observers believe what of one subject, over time; or what one observer believes."""
 
     subject: int
     changes: list[tuple[float, Counts]] = attrs.field(factory=list)
@@ -99,11 +100,25 @@ def _sampled(row: _Row, seconds: float) -> list[tuple[float, float, Counts]]:
 
 
 def _chosen(rows: list[_Row]) -> list[_Row]:
-    """Return the rows that are drawn: all when they fit, otherwise those with the most changes, in order."""
-    if len(rows) <= _MAX_ROWS:
-        return rows
-    busiest = sorted(rows, key=lambda row: (-len(row.changes), row.subject))[:_MAX_ROWS]
+    """Return the rows that are drawn: those with changes, in order; if they do not fit, those with the most."""
+    changed = [row for row in rows if len(row.changes) > 1] or rows
+    busiest = sorted(changed, key=lambda row: (-len(row.changes), row.subject))[:_MAX_ROWS]
     return sorted(busiest, key=lambda row: row.subject)
+
+
+def _by_observer(log: BeliefLog, subject: int) -> list[_Row]:
+    """Return a row per observer of one subject; each believes one thing at a time."""
+    first = beliefs.ALIVE if log.converged else beliefs.UNKNOWN
+    rows = [_Row(observer, [(0.0, _only(first))]) for observer in range(log.n_nodes)]
+    for change in log.changes():
+        if change.forgets or change.subject == subject:
+            state = beliefs.UNKNOWN if change.forgets else change.state
+            rows[change.observer].changes.append((change.at, _only(state)))
+    return [row for row in rows if row.subject != subject]
+
+
+def _only(state: int) -> Counts:
+    return tuple(int(state == each) for each in range(len(_COLOURS)))
 
 
 def plot(result: SimulationResult) -> str:
@@ -114,28 +129,38 @@ def plot(result: SimulationResult) -> str:
     """
     if result.beliefs is None:
         raise ValueError("the run did not keep who believed what: run it with keeps_beliefs=True")
-    rows = _chosen(_rows(result.beliefs))
-    row_height = max(5, min(26, 900 // len(rows)))
-    height = _TOP + row_height * len(rows) + _BOTTOM
-    size = f'width="{_WIDTH}" height="{height}" viewBox="0 0 {_WIDTH} {height}"'
+    log = result.beliefs
+    rows = _chosen(_rows(log))
+    n_quiet = log.n_nodes - len(rows)
+    about = f"what the others believe of each node{f' ({n_quiet} more: no change)' if n_quiet else ''}:"
+    if len(rows) == 1 and 2 < log.n_nodes <= _MAX_ROWS:
+        about = f"what each node believes of {_name(rows[0].subject)}:"
+        rows = _by_observer(log, rows[0].subject)
+    row_height = max(5, min(120 if len(rows) <= 5 else 26, 900 // len(rows)))
+    bottom = _TOP + row_height * len(rows)
+    size = f'width="{_WIDTH}" height="{bottom + _BOTTOM}" viewBox="0 0 {_WIDTH} {bottom + _BOTTOM}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
-        f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
-        *_heading(result),
+        f'<rect width="{_WIDTH}" height="{bottom + _BOTTOM}" fill="white"/>',
+        *_heading(result, about),
     ]
     for place, row in enumerate(rows):
         parts += _draw_row(row, _TOP + place * row_height, row_height, result.scenario.seconds)
-    parts += _moments(result.scenario, _TOP + row_height * len(rows))
-    parts += _axis(result.scenario.seconds, _TOP + row_height * len(rows))
+    parts += _moments(result.scenario, bottom)
+    parts += _axis(result.scenario.seconds, bottom)
     return "\n".join((*parts, "</svg>", ""))
 
 
-def _heading(result: SimulationResult) -> Iterable[str]:
+def _name(number: int) -> str:
+    return f"n{number}"
+
+
+def _heading(result: SimulationResult, about: str) -> Iterable[str]:
     title = result.scenario.title or result.scenario.name
     yield f'<text x="{_LEFT}" y="20" font-size="15">{escape(title)} (seed {result.seed})</text>'
-    yield f'<text x="{_LEFT}" y="44">what the others believe of each node:</text>'
+    yield f'<text x="{_LEFT}" y="44">{escape(about)}</text>'
     for place, state in enumerate((beliefs.ALIVE, beliefs.SUSPECT, beliefs.FAILED, beliefs.LEFT, beliefs.UNKNOWN)):
-        x = _LEFT + 230 + place * 95
+        x = _WIDTH - 20 - (5 - place) * 95
         yield f'<rect x="{x}" y="34" width="12" height="12" fill="{_COLOURS[state]}"/>'
         yield f'<text x="{x + 17}" y="44">{_WORDS[state]}</text>'
 
@@ -146,7 +171,7 @@ def _x(at: float, seconds: float) -> float:
 
 def _draw_row(row: _Row, y: float, height: float, seconds: float) -> Iterable[str]:
     if height >= 10 or row.subject % 10 == 0:
-        yield f'<text x="{_LEFT - 8}" y="{y + min(height, 12) - 1:.1f}" text-anchor="end">n{row.subject}</text>'
+        yield f'<text x="{_LEFT - 8}" y="{y + min(height, 12) - 1:.1f}" text-anchor="end">{_name(row.subject)}</text>'
     bar = height - (2 if height >= 10 else 1)
     for start, end, counts in _sampled(row, seconds):
         total, top = sum(counts), y
