@@ -171,6 +171,7 @@ class DetectorMachine:
             case PeerHeard(node_id=node_id) if node_id in self._peers:
                 self._turns.heard(node_id, now)
                 self._links.heard(node_id)
+                self._links.answered_directly(node_id)
                 self._prober.end(node_id)
                 self._succeed(node_id, now)
             case _:

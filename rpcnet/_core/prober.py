@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from rpcnet._signals import Coordinates, ProbeAnswered, ProbeDue, ProbeNacked
 from rpcnet.config import DetectorConfig
 
-from .coordinates import Position, distance, is_sane
+from .coordinates import ORIGIN, Position, distance, is_sane
 from .peers import Peers
 from .phi import LossModel, Trial, silence_probability
 from .probing import HELPER_PINGS, Cycle, schedule
@@ -88,12 +88,12 @@ class Prober:
         return None if other is None or other[3] > _SURE else distance(own, other)
 
     def rtt(self, node_id: str) -> float | None:
-        """Return the round trip to a member in seconds: measured lately, or foretold however unsurely."""
+        """Return the round trip to a member in seconds: measured lately, or foretold if both have measured anything."""
         measured = self.round_trips.measured(node_id)
         if measured is not None or not self.position.is_known:
             return measured
         other = self._peers.coordinates(node_id)
-        return None if other is None else distance(self.position.coordinates, other)
+        return None if other is None or other[3] >= ORIGIN[3] else distance(self.position.coordinates, other)
 
     def silence(self, cycle: Cycle, now: float) -> float:
         """Return how improbable the silence of a cycle, and of those it repeats, is if the member lives."""

@@ -8,6 +8,7 @@ import math
 import pytest
 from _detector_bench import Bench, info, names, of, probes, suspicions
 
+from rpcnet._core.coordinates import ORIGIN
 from rpcnet._signals import (
     LeaseExpired,
     NewsAged,
@@ -297,6 +298,15 @@ def test_a_one_way_link_does_not_make_this_node_think_that_much_is_lost() -> Non
     assert bench.machine._prober.loss.round_trip < 0.05
 
 
+def test_what_arrives_on_a_connection_has_come_directly() -> None:
+    bench = one_way()
+    while not probes(bench.run(0.01), "n00"):
+        pass
+    for _ in range(20):
+        bench.hear(PeerHeard(node_id="n00", at=bench.now))
+        assert of(LinkDegraded, bench.run(1)) == []
+
+
 def fail_calls(bench: Bench, count: int) -> list[ClusterEvent]:
     said = []
     for _ in range(count):
@@ -440,6 +450,8 @@ def test_a_round_trip_is_measured_or_foretold_or_not_known() -> None:
     bench.hear(VitalsHeard(node_id="n19", coordinates=(0.1, 0.0, 1e-4, 0.1), stall=0.0, at=bench.now))
     assert snapshot.rtt("n19") == pytest.approx(0.1, rel=0.1)
     assert snapshot.rtt("stranger") is None
+    bench.hear(VitalsHeard(node_id="n19", coordinates=ORIGIN, stall=0.0, at=bench.now))
+    assert snapshot.rtt("n19") is None
 
 
 def test_a_far_member_that_was_never_probed_is_given_the_time_that_coordinates_foretell() -> None:
