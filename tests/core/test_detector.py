@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import pytest
 from _detector_bench import Bench, info, names, non_juror_of, of, probes, suspicions
 
-from rpcnet._signals import PeerHeard, ProbeAnswered, ProbeDue, Suspicion, Verdict
+from rpcnet._signals import PeerHeard, ProbeAnswered, ProbeDue, Suspicion, Verdict, VitalsHeard
 from rpcnet.events import (
     ClusterEvent,
     NodeFailed,
@@ -449,3 +450,19 @@ def test_the_same_seed_and_input_give_the_same_orders() -> None:
 
     assert run(5) == run(5)
     assert run(5) != run(6)
+
+
+def test_a_quiet_member_costs_a_place_in_a_few_tables_and_no_object() -> None:
+    nodes = [info(name) for name in (f"node {i}" for i in range(3000))]
+    tracemalloc.start()
+    try:
+        bench = Bench([])
+        before = tracemalloc.get_traced_memory()[0]
+        bench.machine.reset(nodes, 0.0)
+        for node in nodes:
+            place = VitalsHeard(node_id=node.id, coordinates=(0.01, 0.02, 0.001, 0.1), stall=0.0, at=0.0)
+            bench.machine.handle(place, 0.0)
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert used / len(nodes) < 120

@@ -63,6 +63,33 @@ def test_an_answer_is_the_more_probable_the_longer_one_waits(rtt: float, a: floa
     assert 0.0 <= model.probability_answered("p", early) <= model.probability_answered("p", late) <= 1.0
 
 
+def test_a_peer_that_was_not_measured_is_predicted_by_coordinates_and_one_that_was_by_its_own_round_trips() -> None:
+    model = RoundTripModel(0.02, {"known": 0.05, "far": 0.05}.get)
+    for _ in range(20):
+        model.observe("known", 0.01)
+    assert model.predicted("known") == pytest.approx(0.01)
+    assert model.measured("known") == pytest.approx(0.01)
+    assert model.predicted("far") == pytest.approx(0.05)
+    assert model.measured("far") is None
+    assert model.predicted("stranger") == pytest.approx(model.typical)
+
+
+def test_what_coordinates_foretell_is_bounded() -> None:
+    model = RoundTripModel(0.02, {"moon": 1e9, "here": 0.0}.get)
+    assert model.predicted("moon") == pytest.approx(0.25)
+    assert model.predicted("here") == pytest.approx(1e-6)
+
+
+def test_only_the_peers_measured_last_have_a_history() -> None:
+    model = RoundTripModel(0.02)
+    for i in range(2000):
+        model.observe("often", 0.001)
+        model.observe(f"p{i}", 0.001)
+    assert len(model._typical) == 1024
+    assert model.measured("often") is not None
+    assert model.measured("p0") is None
+
+
 def test_a_zero_round_trip_does_not_break_the_model() -> None:
     model = RoundTripModel(0.02)
     model.observe("p", 0.0)
@@ -114,6 +141,25 @@ def test_a_healthy_observer_claims_at_most_three_and_a_sick_one_hardly_anything(
     for i in range(20):
         sick.observe(f"p{i}", failed=i % 2 == 0)
     assert -math.log10(sick.doubt(())) == pytest.approx(0.95, abs=0.01)
+
+
+def test_helpers_of_whom_none_says_anything_count_as_half_a_target_that_failed() -> None:
+    def doubt(*, silent: bool) -> float:
+        credibility = Credibility()
+        for i in range(20):
+            credibility.observe(f"p{i}", failed=i < 4, were_helpers_silent=silent and i == 0)
+        return credibility.doubt(())
+
+    assert doubt(silent=False) == pytest.approx((4 / 30) ** 2)
+    assert doubt(silent=True) == pytest.approx((4.5 / 30.5) ** 2)
+
+
+def test_a_helper_that_got_no_answer_either_leaves_only_that_all_its_pings_were_lost() -> None:
+    model, loss = trained(median=0.002), LossModel()
+    silent = Trial(at=0.0, loss=loss.through_helper(3), hops=2)
+    nacked = Trial(at=0.0, loss=loss.in_vain(3), hops=0)
+    assert silence_probability(model, "p1", [nacked], 1.0) == pytest.approx(loss.round_trip**3)
+    assert silence_probability(model, "p1", [nacked], 1.0) < silence_probability(model, "p1", [silent], 1.0) / 10
 
 
 def test_targets_that_others_accuse_too_do_not_count_against_the_observer() -> None:
