@@ -123,3 +123,11 @@ def probes(events: list[ClusterEvent], name: str) -> list[ProbeDue]:
 
 def non_juror_of(name: str, n: int) -> bool:
     return not is_juror(name, 1, 0, juror_id="me", n_members=n)
+
+
+def cycle_of(bench: Bench, name: str) -> list[ProbeDue]:
+    """Let time pass until a whole cycle to a silent node has been sent; return its pings."""
+    start = len(bench.said)
+    while name not in bench.cycles or not bench.cycles[name].is_exhausted:
+        bench.run(0.001)
+    return probes(bench.said[start:], name)
