@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 
 import attrs
@@ -257,12 +257,13 @@ class ClusterKeys:
         desk = host.exchange.desk
         async with self._changing:
             for attempt in range(_MAX_ATTEMPTS):
-                before = await self._settle(deadline)
+                now = trio.current_time()
+                before = await self._settle(now + (deadline - now) / 2)
                 ring = step(desk.ring)
                 if check is not None:
                     check(before)
                 desk.change(ring)
-                report = await self._ask_all(deadline, is_given=True)
+                report = await self._ask_all(deadline, is_given=True, last=before.errors)
                 if step(desk.ring) is desk.ring:
                     return report
                 await trio.sleep(_PAUSE * (attempt + host.rng.random()))
@@ -283,10 +284,18 @@ class ClusterKeys:
 
     # --- asking
 
-    async def _ask_all(self, deadline: float, *, is_given: bool) -> KeyReport:
-        """Ask every live node, and give the ring of this node to those whose is older, if that is wanted."""
+    async def _ask_all(self, deadline: float, *, is_given: bool, last: Collection[str] = ()) -> KeyReport:
+        """Ask every live node.
+
+        Args:
+            deadline: when to give up those that have not answered.
+            is_given: whether those whose ring is older are given that of this node.
+            last: who is asked after all others, since it has not answered lately.
+        """
         host = self._host
+        host.exchange.look()
         others = [node for node in host.nodes() if node.is_usable and node.name != host.name]
+        others.sort(key=lambda node: node.name in last)
         late = DeadlineExceeded("the node was not asked: the time was over")
         answers = {node.name: NodeKeys(error=late) for node in others}
         waiting = iter(others)

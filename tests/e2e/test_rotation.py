@@ -13,6 +13,7 @@ from cryptography import x509
 
 import rpcnet
 from _pki import GOSSIP_KEY, Authority, Files, root
+from rpcnet._core.keyring import GossipKey
 from rpcnet._net.identity import _Files
 
 
@@ -113,6 +114,62 @@ async def test_a_node_needs_gossip_keys(tmp_path: Path) -> None:
     with pytest.raises(rpcnet.SecurityError, match="pass gossip_keys="):
         async with node(files, "server"):
             raise AssertionError("nobody could hear it")
+
+
+def ring(node: rpcnet.Node) -> list[int]:
+    return [key.key_id for key in node._running.endpoint.keys.desk.ring.list()]
+
+
+async def test_gossip_keys_are_rotated_in_the_file_of_one_node_and_the_others_follow(tmp_path: Path) -> None:
+    authority, new = root(), base64.b64encode(bytes(range(100, 132))).decode()
+    old_id, new_id = (GossipKey.of(base64.b64decode(line)).key_id for line in (GOSSIP_KEY, new))
+    files = write(tmp_path, authority, "first")
+    with trio.fail_after(PATIENCE):
+        async with (
+            node(files, "first") as first,
+            node(write(tmp_path, authority, "second"), "second", first.address) as second,
+        ):
+            for lines, expected in (
+                (f"{GOSSIP_KEY}\n{new}", [old_id, new_id]),
+                (f"{new}\n{GOSSIP_KEY}", [new_id, old_id]),
+                (new, [new_id]),
+            ):
+                files.write(keys=lines)
+                look_again(first)
+                first._running.endpoint.keys.look()
+                assert ring(first) == expected
+                await second.join([first.address])
+                assert ring(second) == expected
+            report = await second.keys.list()
+            assert report.is_complete
+            assert report.nodes["first"].changes == 3
+            late = write(tmp_path, authority, "late")
+            async with node(late, "late", first.address) as third:
+                assert ring(third) == [new_id]
+            heard = second.statistics().sealing.opened
+            await eventually(lambda: second.statistics().sealing.opened > heard)
+
+
+async def test_keys_that_were_changed_for_all_nodes_give_way_to_a_file_that_changes_later(tmp_path: Path) -> None:
+    authority, other = root(), base64.b64encode(bytes(range(100, 132))).decode()
+    files = write(tmp_path, authority, "first")
+    with trio.fail_after(PATIENCE):
+        async with (
+            node(files, "first") as first,
+            node(write(tmp_path, authority, "second"), "second", first.address) as second,
+        ):
+            report = await second.keys.install(os.urandom(31) + b"x")
+            assert report.is_complete
+            look_again(first)
+            first._running.endpoint.keys.look()
+            assert len(ring(first)) == 2
+            files.write(keys=f"{GOSSIP_KEY}\n{other}")
+            look_again(first)
+            report = await first.keys.use(GossipKey.of(base64.b64decode(GOSSIP_KEY)).key_id)
+            assert report.is_complete
+            assert ring(second) == ring(first)
+            assert GossipKey.of(base64.b64decode(other)).key_id in ring(second)
+            assert len(ring(second)) == 2
 
 
 async def test_nodes_with_other_gossip_keys_do_not_hear_each_other(tmp_path: Path) -> None:
