@@ -11,9 +11,12 @@ from rpcnet._net.addresses import parse_address
 from rpcnet._net.identity import Security
 from rpcnet._net.memory import MemoryNetwork
 from rpcnet._net.ports import ServiceRecord
+from rpcnet._net.seeds import SeedSource
 from rpcnet.config import NodeConfig
-from rpcnet.events import ClusterEvent, EventsDropped, NodeEvent, NodeState
+from rpcnet.events import ClusterEvent, EventsDropped, LinkDegraded, NodeEvent, NodeState
 from rpcnet.node import Node
+
+from ._freezing import FreezableQueue
 
 __all__ = ["SimulatedCluster", "SimulatedNode", "TraceEntry"]
 
@@ -40,6 +43,8 @@ def _describe(event: ClusterEvent) -> str:
     match event:
         case NodeEvent(node=node):
             return f"{type(event).__name__} {node.name} boot={node.boot_id} inc={node.incarnation} {node.state.value}"
+        case LinkDegraded(node=node):
+            return f"LinkDegraded {node.name}"
         case EventsDropped(count=count):
             return f"EventsDropped {count}"
         case _:
@@ -62,8 +67,10 @@ class SimulatedNode:
     """Ends its block."""
     ended: trio.Event = attrs.field(factory=trio.Event)
     """Set when its block has ended."""
-    make: Callable[[str], Node] | None = None
-    """Makes a fresh node for an address, for another start."""
+    make: Callable[[str, Sequence[str | SeedSource] | None], Node] | None = None
+    """Makes a fresh node for an address and seeds, for another start."""
+    task: trio.lowlevel.Task | None = None
+    """Where its block runs."""
 
     @property
     def host(self) -> str:
@@ -86,6 +93,7 @@ class SimulatedCluster:
         self._nodes: list[SimulatedNode] = []
         self._trace: list[TraceEntry] = []
         self._changed = trio.Event()
+        self._queue = FreezableQueue.install()
 
     @property
     def nodes(self) -> tuple[SimulatedNode, ...]:
@@ -117,6 +125,8 @@ class SimulatedCluster:
         tags: Callable[[str], Mapping[str, str]] | None = None,
         config: NodeConfig | None = None,
         security: Security | None = None,
+        seeds: Sequence[str | SeedSource] | None = None,
+        snapshot: Callable[[str], str] | None = None,
     ) -> list[SimulatedNode]:
         """Start nodes that join through those already running, and return their handles.
 
@@ -126,43 +136,59 @@ class SimulatedCluster:
             tags: makes the tags of a node from its name.
             config: settings of all of them.
             security: another security than the cluster's, to see what comes of it.
+            seeds: what to join through, if not through some of those already running.
+            snapshot: makes the path of a node's snapshot file from its name; the disk outlives every crash.
         """
 
-        def make(name: str, bind: str) -> Node:
+        def make(name: str, bind: str, again: Sequence[str | SeedSource] | None) -> Node:
+            running = [node.address for node in self.running if node.name != name][:3]
+            chosen = seeds if again is None else again
             return Node(
                 name,
                 bind=bind,
-                seeds=[node.address for node in self.running if node.name != name][:3],
+                seeds=running if chosen is None else chosen,
                 services=services(name) if services else (),
                 tags=tags(name) if tags else {},
                 config=config,
                 security=security or self._security,
+                snapshot=snapshot(name) if snapshot else None,
             )
 
         started = []
         for _ in range(count):
             name = f"n{len(self._nodes)}"
-            handle = SimulatedNode(name, "", make(name, "127.0.0.1:0"))
-            handle.make = lambda bind, name=name: make(name, bind)
+            handle = SimulatedNode(name, "", make(name, "127.0.0.1:0", None))
+            handle.make = lambda bind, again, name=name: make(name, bind, again)
             self._nodes.append(handle)
             started.append(handle)
             await self._nursery.start(self._live, handle)
         return started
 
     async def crash(self, node: SimulatedNode) -> None:
-        """End a node without a goodbye, with everything it has not sent."""
+        """End a node without a goodbye, with everything it has not sent; its host is gone with it."""
         self._note(node.name, "crashes")
         self._network.crash(node.host)
         await self._kill(node)
 
-    async def bounce(self, node: SimulatedNode) -> None:
-        """Crash a node and start it again with the same name and address, knowing nothing."""
+    async def kill(self, node: SimulatedNode) -> None:
+        """End a node's process without a goodbye; its host lives on and says that nobody has the port."""
+        self._note(node.name, "is killed")
+        self._network.kill(node.host)
+        await self._kill(node)
+
+    async def bounce(self, node: SimulatedNode, *, seeds: Sequence[str | SeedSource] | None = None) -> None:
+        """Crash a node and start it again with the same name and address; it knows what its snapshot file says.
+
+        Args:
+            node: which.
+            seeds: what to join through now, if not what it would join through as a new node.
+        """
         if node.is_running:
             await self.crash(node)
         if node.make is None:
             raise RuntimeError(f"{node.name} was never started")
         self._note(node.name, "starts again")
-        node.node = node.make(node.address)
+        node.node = node.make(node.address, seeds)
         node.scope, node.ended = trio.CancelScope(), trio.Event()
         await self._nursery.start(self._live, node)
 
@@ -181,9 +207,15 @@ class SimulatedCluster:
     async def _kill(self, node: SimulatedNode) -> None:
         node.node._kill()  # noqa: SLF001 - there is no public way to die
         node.scope.cancel(reason="crashed by the scenario")
+        self._thaw(node)
         await node.ended.wait()
 
+    def _thaw(self, node: SimulatedNode) -> None:
+        if node.task is not None:
+            self._queue.thaw(node.task)
+
     async def _live(self, handle: SimulatedNode, *, task_status: trio.TaskStatus[None]) -> None:
+        handle.task = trio.lowlevel.current_task()
         try:
             with handle.scope:
                 async with handle.node:
@@ -199,6 +231,22 @@ class SimulatedCluster:
             self._notify()
 
     # --- faults
+
+    def pause(self, node: SimulatedNode) -> None:
+        """Let a node stand still, as SIGSTOP does: nothing of it runs, and what is sent to it waits in its socket.
+
+        Its clock goes on, so all its timers are late when it goes on. Calls that the scenario makes through the node
+        run as far as they do without it.
+        """
+        if node.task is None:
+            raise RuntimeError(f"{node.name} was never started")
+        self._note(node.name, "stands still")
+        self._queue.freeze(node.task)
+
+    def resume(self, node: SimulatedNode) -> None:
+        """Let a node go on that stands still."""
+        self._note(node.name, "goes on")
+        self._thaw(node)
 
     def partition(self, one: Sequence[SimulatedNode], other: Sequence[SimulatedNode]) -> None:
         """Lose everything between two groups of nodes, both ways."""
