@@ -90,6 +90,10 @@ class NodeInfo:
     """Grows when tags, services or the address change."""
     stall: float = 0.0
     """Seconds that its event loop, by its own account, stops for at times; in classes that double, 0 for below 1/4."""
+    is_halted: bool = False
+    """Whether it is, by its own account, on a side of a partition that may not go on."""
+    is_following: bool = False
+    """Whether it is halted only because others are, of whose cluster it knows too little itself."""
 
     @property
     def is_degraded(self) -> bool:

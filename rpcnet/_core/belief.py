@@ -133,7 +133,8 @@ class Belief:
             return []
         self._store.want(member.record.digest, now)
         origin = self._origins(now, refresh.age)
-        vitals = Vitals(refresh.epoch, refresh.stall, refresh.coordinates)
+        halt = (refresh.is_halted, refresh.is_following)
+        vitals = Vitals(refresh.epoch, refresh.stall, refresh.coordinates, *halt)
         events = self._roster.refresh(member, vitals, origin)
         if events is None:
             return []

@@ -93,6 +93,10 @@ class Refresh:
     """Its place in the network; the error is not told and taken for middling."""
     age: float = 0.0
     """Seconds since it was said, in steps of a millisecond up to 65.535."""
+    is_halted: bool = False
+    """Whether it is on a side of a partition that may not go on."""
+    is_following: bool = False
+    """Whether it is halted only because others are."""
 
 
 @attrs.frozen

@@ -5,7 +5,7 @@ The rules of this file:
 * A record has three parts that grow independently, and merging takes the greater of each. *Status* is ordered by
   ``(boot_id, incarnation, state)`` with Left > Failed > Suspect > Alive (SWIM, section 4.2, plus boot ids and Left).
   *Metadata* (name, address, tags, services) is ordered by ``(boot_id, meta_version)``. *Vitals*, how the node says it
-  is (its stalls, its place in the network), are ordered by ``(boot_id, epoch)``.
+  is (its stalls, its place in the network, whether it may go on), are ordered by ``(boot_id, epoch)``.
 * So a suspicion that carries old tags never takes back new ones, and new tags never clear a suspicion.
 * ``boot_id`` heads all three orders, so a merged record is always of one boot.
 * Only the owner raises its ``boot_id``, ``incarnation``, ``meta_version`` and ``epoch``. Should two records claim the
@@ -86,6 +86,10 @@ class Vitals:
     """Seconds that its event loop stops for at times, in classes; see ``stalls.py``."""
     coordinates: Coordinates | None = None
     """Its place in the network; None while it does not know."""
+    is_halted: bool = False
+    """Whether it is on a side of a partition that may not go on; see ``partition.py``."""
+    is_following: bool = False
+    """Whether it is halted only because others are."""
 
 
 NO_VITALS = Vitals()
@@ -137,6 +141,8 @@ class MemberRecord:
             services=self.services,
             meta_version=self.meta_version,
             stall=self.vitals.stall,
+            is_halted=self.vitals.is_halted,
+            is_following=self.vitals.is_following,
         )
 
 
@@ -164,9 +170,10 @@ def _has_newer_metadata(a: MemberRecord, b: MemberRecord) -> bool:
     return not (same and a.address == b.address and a.name == b.name) and _content(a) > _content(b)
 
 
-def _saying(vitals: Vitals) -> tuple[int, float, bool, Coordinates]:
-    is_placed = vitals.coordinates is not None
-    return vitals.epoch, vitals.stall, is_placed, vitals.coordinates or (0.0, 0.0, 0.0, 0.0)
+def _saying(vitals: Vitals) -> tuple[int, bool, bool, float, bool, Coordinates]:
+    place = vitals.coordinates
+    placed = (place is not None, place or (0.0, 0.0, 0.0, 0.0))
+    return vitals.epoch, vitals.is_halted, vitals.is_following, vitals.stall, *placed
 
 
 def _has_newer_vitals(a: MemberRecord, b: MemberRecord) -> bool:

@@ -17,6 +17,8 @@ Layouts, with the size of each part in bytes::
     update    age ms 2 | id 16 | status 17 | name 1+n | address 1+n | metadata 2+n
               the state's byte has 0x80 if vitals follow, 0x40 if the metadata is the digest of a larger body
               if suspect: count 1, (accuser 16, phi 1, refused 1) each
+              the byte of a stall class, in vitals and refreshes, has 0x80 from a node that may not go on, and 0x40
+              as well if that is only because others may not
     refresh   age ms 2 | key 8 | boot 2 | epoch 4 | stall class 1 | place 6
     PING      1 | seq 4 | sender 16 | target 16 | known 17
     ACK       2 | seq 4 | sender 16 | status 17 | flags 1 | stall class 1 | place 6 | error 2
@@ -107,6 +109,7 @@ _STATE_MASK, _HAS_DIGEST, _HAS_VITALS = 0x3F, 0x40, 0x80
 _HAS_YOU, _IS_STRANGER, _IS_RELAYED, _WAS_ASKED = 1, 2, 4, 8
 _LEAST_STALL = 0.25
 _MAX_STALL_CLASS = 10
+_STALL_MASK, _IS_FOLLOWING, _IS_HALTED = 0x3F, 0x40, 0x80
 _MAX_PLACE = 60_000.0
 _MIDDLING_ERROR = 0.5
 
@@ -144,6 +147,12 @@ def _stall_class(seconds: float) -> int:
     if seconds < _LEAST_STALL:
         return 0
     return min(int(math.log2(seconds / _LEAST_STALL) + 1e-9) + 1, _MAX_STALL_CLASS)
+
+
+def _condition(vitals: Vitals) -> int:
+    """Return the byte that holds the stall class and whether the node may go on."""
+    flags = (_IS_HALTED if vitals.is_halted else 0) | (_IS_FOLLOWING if vitals.is_following else 0)
+    return _stall_class(vitals.stall) | flags
 
 
 def _stall_of(stall_class: int) -> float:
@@ -198,7 +207,7 @@ def encode_update(record: MemberRecord, accusations: Iterable[Accusation] = ()) 
     ]
     if has_vitals:
         vitals = record.vitals
-        parts.append(_VITALS.pack(vitals.epoch, _stall_class(vitals.stall), *_place(vitals.coordinates)))
+        parts.append(_VITALS.pack(vitals.epoch, _condition(vitals), *_place(vitals.coordinates)))
     if record.state is NodeState.SUSPECT:
         weightiest = sorted(accusations, key=lambda entry: (-entry.phi, entry.accuser))[:MAX_ACCUSERS]
         parts.append(bytes((len(weightiest),)))
@@ -215,7 +224,7 @@ def encode_refresh(record: MemberRecord) -> bytes:
     vitals = record.vitals
     place = _place(vitals.coordinates)
     key = bytes.fromhex(record.id[:16])
-    return _REFRESH.pack(key, record.boot_id & 0xFFFF, vitals.epoch, _stall_class(vitals.stall), *place[:3])
+    return _REFRESH.pack(key, record.boot_id & 0xFFFF, vitals.epoch, _condition(vitals), *place[:3])
 
 
 def _head_bytes(kind: int, seq: int, sender: str, subject: str, status: Status) -> bytes:
@@ -365,6 +374,13 @@ def _stall(stall_class: int) -> float:
     return _stall_of(stall_class)
 
 
+def _decode_condition(condition: int) -> tuple[float, bool, bool]:
+    is_halted, is_following = bool(condition & _IS_HALTED), bool(condition & _IS_FOLLOWING)
+    if is_following and not is_halted:
+        raise MessageError("a node that is not halted follows others")
+    return _stall(condition & _STALL_MASK), is_halted, is_following
+
+
 def _coordinates(x: float, y: float, height: float, error: float) -> Coordinates | None:
     if math.isnan(x):
         return None
@@ -464,8 +480,9 @@ def decode_update(reader: Reader) -> Update:
 
 
 def _decode_vitals(reader: Reader) -> Vitals:
-    epoch, stall_class, *place = reader.unpack(_VITALS)
-    return Vitals(epoch, _stall(stall_class), _coordinates(*place))
+    epoch, condition, *place = reader.unpack(_VITALS)
+    stall, *halt = _decode_condition(condition)
+    return Vitals(epoch, stall, _coordinates(*place), *halt)
 
 
 def _decode_accusations(reader: Reader) -> tuple[Accusation, ...]:
@@ -478,8 +495,10 @@ def _decode_accusations(reader: Reader) -> tuple[Accusation, ...]:
 
 def _decode_refresh(reader: Reader) -> Refresh:
     (age,) = reader.unpack(_SHORT)
-    key, boot, epoch, stall_class, x, y, height = reader.unpack(_REFRESH)
-    return Refresh(key.hex(), boot, epoch, _stall(stall_class), _coordinates(x, y, height, _MIDDLING_ERROR), age / 1000)
+    key, boot, epoch, condition, x, y, height = reader.unpack(_REFRESH)
+    stall, *halt = _decode_condition(condition)
+    place = _coordinates(x, y, height, _MIDDLING_ERROR)
+    return Refresh(key.hex(), boot, epoch, stall, place, age / 1000, *halt)
 
 
 def _decode_head(reader: Reader) -> Head | None:

@@ -130,13 +130,19 @@ class OwnRecord:
 
     def set_vitals(self, vitals: OwnVitals, now: float) -> list[Effect]:
         """Take in how this node is; only a change of its stalls is news."""
-        old, stall = self._roster.local, quantize_stall(vitals.stall)
-        is_news = stall != old.vitals.stall
-        new = attrs.evolve(old, vitals=Vitals(old.vitals.epoch, stall, vitals.coordinates))
-        if not is_news:
-            self._roster.set_local(new)
+        old = self._roster.local.vitals
+        return self._say(attrs.evolve(old, stall=quantize_stall(vitals.stall), coordinates=vitals.coordinates), now)
+
+    def set_halted(self, now: float, *, is_halted: bool, is_following: bool) -> list[Effect]:
+        """Say whether this node's side of a partition may not go on; a change is news."""
+        return self._say(attrs.evolve(self._roster.local.vitals, is_halted=is_halted, is_following=is_following), now)
+
+    def _say(self, vitals: Vitals, now: float) -> list[Effect]:
+        old = self._roster.local
+        if attrs.evolve(old.vitals, coordinates=vitals.coordinates) == vitals:
+            self._roster.set_local(attrs.evolve(old, vitals=vitals))
             return []
-        self._set(_with_new_epoch(new), now)
+        self._set(_with_new_epoch(attrs.evolve(old, vitals=vitals)), now)
         return [self._updated(old, now)]
 
     def come_back(self, now: float) -> None:

@@ -403,7 +403,8 @@ def _standing(record: MemberRecord) -> tuple[int, int, NodeState]:
 
 
 def _public(record: MemberRecord) -> tuple[object, ...]:
-    return record.address, record.tags, record.services, record.vitals.stall
+    vitals = record.vitals
+    return record.address, record.tags, record.services, vitals.stall, vitals.is_halted, vitals.is_following
 
 
 def _vitals_heard(old: MemberRecord | None, new: MemberRecord, origin: Origin) -> list[ClusterEvent]:

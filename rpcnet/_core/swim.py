@@ -427,6 +427,10 @@ class SwimMachine:
         """Take in how this node is."""
         return self._own.set_vitals(vitals, now)
 
+    def halted(self, now: float, *, is_halted: bool, is_following: bool = False) -> list[Effect]:
+        """Tell the others whether this node's side of a partition may not go on; a change is news."""
+        return self._own.set_halted(now, is_halted=is_halted, is_following=is_following)
+
     def join(self, addresses: Sequence[str], now: float) -> list[Effect]:
         """Contact others, and come back if this node had left; the addresses are remembered as seeds."""
         self._healing.remember(addresses)
