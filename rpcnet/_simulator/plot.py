@@ -26,6 +26,7 @@ __all__ = ["plot"]
 _WIDTH, _LEFT, _TOP, _BOTTOM = 1100, 70, 64, 46
 _COLUMNS = 500
 _MAX_ROWS = 120
+_MAX_LABELS = 4
 _COLOURS = {
     beliefs.UNKNOWN: "#e3e6ea",
     beliefs.ALIVE: "#8fc49b",
@@ -189,15 +190,19 @@ def _draw_row(row: _Row, y: float, height: float, seconds: float) -> Iterable[st
 
 
 def _moments(scenario: Scenario, bottom: float) -> Iterable[str]:
+    labels = 0
     for fault in scenario.faults:
-        name = type(fault).__name__
-        ends = [fault.at + length for length in (getattr(fault, "seconds", None),) if length is not None]
-        for at in (fault.at, *ends):
+        name, length = type(fault).__name__, getattr(fault, "seconds", None)
+        moments = [(fault.at, name)] + ([] if length is None else [(fault.at + length, f"end of {name}")])
+        for at, what in moments:
             x = _x(at, scenario.seconds)
             yield (
                 f'<line x1="{x:.1f}" y1="{_TOP - 4}" x2="{x:.1f}" y2="{bottom + 4}" stroke="#222" '
-                f'stroke-dasharray="3 3"><title>{escape(name)}</title></line>'
+                f'stroke-dasharray="3 3"><title>{escape(what)}</title></line>'
             )
+            labels += 1
+            if labels <= _MAX_LABELS:
+                yield f'<text x="{x:.1f}" y="{bottom + 37}" text-anchor="middle" fill="#555">{escape(what)}</text>'
 
 
 def _axis(seconds: float, y: float) -> Iterable[str]:

@@ -10,6 +10,7 @@ The rules of this file:
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Literal, get_args
 
 import attrs
@@ -33,6 +34,7 @@ __all__ = [
     "Restart",
     "Scenario",
     "UpdateTags",
+    "resized",
 ]
 
 MAX_NODES = 20_000
@@ -232,6 +234,32 @@ class Scenario:
             raise ConfigError(f"Partition.groups = {fault.groups}: must be sizes that add up to {self.nodes} nodes")
         if isinstance(fault, BusyLoop) and fault.hold + fault.rest <= 0:
             raise ConfigError("BusyLoop.hold, BusyLoop.rest: must not both be 0")
+
+
+def resized(scenario: Scenario, nodes: int) -> Scenario:
+    """Return a scenario with another number of nodes: faults befall nodes, and groups have sizes, in proportion.
+
+    Raises:
+        ConfigError: there are too few nodes for it, or too many.
+    """
+    _check_number(nodes, 1, MAX_NODES, "nodes")
+    faults = tuple(_moved(fault, scenario.nodes, nodes) for fault in scenario.faults)
+    return attrs.evolve(scenario, nodes=nodes, faults=faults, zones=min(scenario.zones, nodes))
+
+
+def _moved(fault: Fault, old: int, new: int) -> Fault:
+    if isinstance(fault, Partition):
+        if new < len(fault.groups):
+            raise ConfigError(f"{len(fault.groups)} groups need as many nodes, {new} are too few")
+        ends = [max(i + 1, round(sum(fault.groups[: i + 1]) * new / old)) for i in range(len(fault.groups))]
+        return attrs.evolve(fault, groups=tuple(end - start for start, end in pairwise([0, *ends])))
+    if isinstance(fault, Block):
+        source = fault.source * new // old
+        destination = fault.destination * new // old
+        return attrs.evolve(
+            fault, source=source, destination=(source + 1) % new if source == destination else destination
+        )
+    return fault if isinstance(fault, Restart) else attrs.evolve(fault, node=fault.node * new // old)
 
 
 for _kind in (*get_args(Fault), Latency, Requirement, Scenario):

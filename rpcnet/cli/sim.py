@@ -19,7 +19,7 @@ from rpcnet._simulator.campaign import Report, compare, run_all
 from rpcnet._simulator.plot import plot
 from rpcnet._simulator.reading import scenario_from_json, scenario_to_json
 from rpcnet._simulator.running import simulate
-from rpcnet._simulator.scenario import Scenario
+from rpcnet._simulator.scenario import Scenario, resized
 from rpcnet._simulator.shipped import SCENARIOS, scenario_named
 
 from ._sim_table import figures_table, report_data, required_table, scenarios_table
@@ -70,13 +70,13 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run one scenario and show what was measured, beside what is required."""
-    chosen = _changed(_read(scenario), {"nodes": nodes, "loss": loss, "seconds": seconds})
+    chosen = _changed(_read(scenario), nodes, {"loss": loss, "seconds": seconds})
     reports = run_all([chosen], range(seed, seed + seeds), jobs=jobs)
     if as_json:
         typer.echo(json.dumps(report_data(reports[0])))
     else:
         _show(reports[0])
-    if plot_to is not None:
+    if plot_to is not None and not reports[0].breaches:
         _draw(chosen, seed, plot_to)
     raise typer.Exit(0 if reports[0].is_met else 1)
 
@@ -138,8 +138,9 @@ def _read(name: str) -> Scenario:
     raise AssertionError("refused above")
 
 
-def _changed(scenario: Scenario, changes: dict[str, Any]) -> Scenario:
+def _changed(scenario: Scenario, nodes: int | None, changes: dict[str, Any]) -> Scenario:
     try:
+        scenario = scenario if nodes is None else resized(scenario, nodes)
         return attrs.evolve(scenario, **{key: value for key, value in changes.items() if value is not None})
     except ConfigError as error:
         _refuse(f"{scenario.name}: {error}")
