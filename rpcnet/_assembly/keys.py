@@ -27,7 +27,7 @@ from rpcnet._builtin_contracts import KeyInfo, KeyListing, Keys
 from rpcnet._core.keyring import GossipKey, KeyRing
 from rpcnet._net.endpoint import Endpoint
 from rpcnet._net.key_exchange import KeyExchange
-from rpcnet.errors import Aborted, DeadlineExceeded, FailedPrecondition, RpcNetError, SecurityError
+from rpcnet.errors import Aborted, ConfigError, DeadlineExceeded, FailedPrecondition, RpcNetError, SecurityError
 from rpcnet.events import NodeInfo
 
 __all__ = ["ClusterKeys", "KeyHost", "KeyReport", "KeyUse", "NodeKeys"]
@@ -166,9 +166,10 @@ class ClusterKeys:
             timeout: seconds for all of them together; who has not answered then stands in the report as an error.
 
         Raises:
+            ConfigError: the timeout is none.
             RuntimeError: the node does not run.
         """
-        return await self._ask_all(trio.current_time() + timeout, is_given=False)
+        return await self._ask_all(trio.current_time() + _checked(timeout), is_given=False)
 
     async def install(
         self,
@@ -253,7 +254,7 @@ class ClusterKeys:
         timeout: float,  # noqa: ASYNC109 - what comes late is in the report
     ) -> KeyReport:
         """Make a step on all nodes, until it holds."""
-        host, deadline = self._host, trio.current_time() + timeout
+        host, deadline = self._host, trio.current_time() + _checked(timeout)
         desk = host.exchange.desk
         async with self._changing:
             for attempt in range(_MAX_ATTEMPTS):
@@ -340,6 +341,12 @@ def _key_of(secret: bytes | str) -> GossipKey:
     if not isinstance(secret, bytes):
         raise SecurityError(f"a key must be bytes, or text in base64, not {type(secret).__name__}")
     return GossipKey.of(secret)
+
+
+def _checked(timeout: object) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise ConfigError(f"timeout = {timeout!r}: must be a number above 0")
+    return timeout
 
 
 def _listed(names: Sequence[str]) -> str:

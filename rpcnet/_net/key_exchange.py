@@ -88,18 +88,18 @@ class KeyExchange:
         peer = session.peer_name or ""
         if not self._is_node(session):
             raise Unavailable(f"{peer} is no node of a cluster", never_ran=True)
-        before = self.desk.version
         note = self.desk.ask()
         for _ in range(_MAX_ROUNDS):
             answer = await session.exchange_state(note)
+            before = self.desk.version
             try:
                 more = self.desk.hear(answer, peer)
             except MessageError as error:
                 raise Unavailable(f"{peer} answered what cannot be read: {error}") from None
+            self._tell(before, peer)
             if more is None:
                 break
             note = more
-        self._tell(before, peer)
 
     def answer(self, request: StateRequest, session: Session) -> StateRequest | None:
         """Answer a comparison of rings and return None, or return what membership is to answer."""

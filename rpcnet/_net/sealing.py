@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from rpcnet._core.keyring import GossipKey, KeyInfo, KeyRing
+from rpcnet._core.keyring import GossipKey, KeyRing
 
 from .ports import SAFE_DATAGRAM_BYTES
 
@@ -142,36 +142,8 @@ class Sealer:
         """The keys as they are now."""
         return self._ring
 
-    def keys(self) -> tuple[KeyInfo, ...]:
-        """Return what may be told of the keys, the one in use first."""
-        return self._ring.list()
-
-    def install(self, key: GossipKey) -> bool:
-        """Open with one key more; return whether that is new.
-
-        Raises:
-            SecurityError: if there are too many keys, or another one has the same id. Nothing changed.
-        """
-        return self.adopt(self._ring.install(key))
-
-    def use(self, key_id: int) -> bool:
-        """Seal with a key that is installed; return whether that is new.
-
-        Raises:
-            SecurityError: if there is no such key. Nothing changed.
-        """
-        return self.adopt(self._ring.use(key_id))
-
-    def remove(self, key_id: int) -> bool:
-        """Open no more with a key; return whether there was one.
-
-        Raises:
-            SecurityError: if it is in use. Nothing changed.
-        """
-        return self.adopt(self._ring.remove(key_id))
-
     def adopt(self, ring: KeyRing) -> bool:
-        """Take over a ring as a whole, as one that a cluster hands to a node that joins; return whether it differs."""
+        """Seal and open with another ring from now on; return whether it differs."""
         before, self._ring = self._ring, ring
         if ring.in_use != before.in_use:
             self._sealing = AESGCM(self._derive(ring.in_use, self._salt))

@@ -158,7 +158,7 @@ async def test_keys_that_were_changed_for_all_nodes_give_way_to_a_file_that_chan
             node(files, "first") as first,
             node(write(tmp_path, authority, "second"), "second", first.address) as second,
         ):
-            report = await second.keys.install(os.urandom(31) + b"x")
+            report = await second.keys.install(bytes(range(50, 82)))
             assert report.is_complete
             look_again(first)
             first._running.endpoint.keys.look()
@@ -184,3 +184,25 @@ async def test_nodes_with_other_gossip_keys_do_not_hear_each_other(tmp_path: Pat
             async with node(client_files, "client", server.address):
                 await eventually(lambda: statistics().unknown_key + statistics().forged > 0)
     assert statistics().opened == 0
+
+
+async def test_a_certificate_alone_does_not_get_anybody_the_gossip_keys(tmp_path: Path) -> None:
+    authority = root()
+    client_files = write(tmp_path, authority, "client")
+    client_files.write(keys=base64.b64encode(bytes(range(150, 182))).decode())
+    with trio.fail_after(PATIENCE):
+        async with (
+            node(write(tmp_path, authority, "server"), "server") as server,
+            node(client_files, "client", server.address) as client,
+        ):
+            before = ring(client)
+            report = await server.keys.install(bytes(range(100, 132)))
+            assert "client has another key ring, and none of the keys" in str(report.errors["client"])
+            assert not report.is_complete
+            await client.join([server.address])
+            assert ring(client) == before
+            await client.keys.install(bytes(range(50, 82)))
+            await client.keys.use(ring(client)[1], force=True)
+            await server.join([client.address])
+            assert len(ring(server)) == 2
+            assert not {*ring(server)} & {*ring(client)}

@@ -267,6 +267,37 @@ def test_what_would_make_nodes_deaf_is_refused() -> None:
     run(scenario)
 
 
+def test_secrets_are_never_shown(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        handles = await cluster.start(3)
+        await cluster.converged()
+        keys = handles[0].node.keys
+        shown = [repr(await keys.install(secret(1))), repr(await keys.use(id_of(1)))]
+        for wrong in (secret(1)[:-1], secret(1).hex(), base64.b64encode(secret(1)[1:]).decode()):
+            with pytest.raises(rpcnet.SecurityError) as caught:
+                await keys.install(wrong)
+            shown.append(repr(caught.value))
+        shown += [repr(await keys.list()), repr(keys), repr(handles[0].node._running.endpoint.keys.desk.ring)]
+        text = "\n".join((*shown, caplog.text))
+        assert "took over the key ring of n0" in caplog.text
+        for hidden in (secret(1).hex(), repr(secret(1))[2:12], base64.b64encode(secret(1)).decode()[:16]):
+            assert hidden not in text
+
+    with caplog.at_level("DEBUG"):
+        run(scenario)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), "long", True])
+def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        (handle,) = await cluster.start()
+        for order in (handle.node.keys.list(timeout=timeout), handle.node.keys.install(secret(1), timeout=timeout)):
+            with pytest.raises(rpcnet.ConfigError, match=r"timeout = .*: must be a number above 0"):
+                await order
+
+    run(scenario)
+
+
 def test_a_node_that_does_not_run_has_no_keys() -> None:
     async def scenario(cluster: SimulatedCluster) -> None:
         node = rpcnet.Node("idle", security=cluster.security)
