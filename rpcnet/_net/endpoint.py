@@ -23,7 +23,7 @@ from trio.lowlevel import enable_ki_protection
 from rpcnet._core.bodies import Hello
 from rpcnet._core.redialling import DialKey
 from rpcnet.config import RpcConfig
-from rpcnet.errors import Unavailable
+from rpcnet.errors import RpcNetError, Unavailable
 
 from .addresses import parse_address
 from .client_session import ClientSession
@@ -139,7 +139,7 @@ class Endpoint:
         self._sealer = Sealer(security.cluster, keys, environment.token_bytes(8))
         self._reported = self._sealer.statistics()
         self._keys = KeyExchange(self._sealer, security, name, environment.wall_clock) if is_node else None
-        self.membership = MembershipPort(self._send_sealed, self._exchange_state)
+        self.membership = MembershipPort(self._send_sealed, self._exchange_state, self._is_connected)
         """Membership's side of the port."""
         refusals = self._on_refused if is_node else None
         self.pump = PortPump(port, self._quic, self._sealer, self.membership.deliver_datagram, refusals)
@@ -161,6 +161,10 @@ class Endpoint:
         """Return whether a call that has a choice should not go to an address, because it could not be reached."""
         self.unreachable: Collection[DialKey] = self._dialler.redialling.unreachable
         """The addresses, with the names, whose last dial failed, as they are at any time."""
+        self.dial_failures: Callable[[DialKey], int] = self._dialler.redialling.failures
+        """Return how many dials of an address have failed in a row."""
+        self.dial_error: Callable[[DialKey], RpcNetError | None] = self._dialler.redialling.error
+        """Return why the last dial of an address failed; None if it did not."""
         self.calls = CallQueue()
         """Calls of peers that wait for a worker."""
         self.draining = trio.Event()
@@ -316,6 +320,9 @@ class Endpoint:
     def _on_refused(self, address: Address, at: float) -> None:
         """Tell membership that nobody listens at an address, as membership called it when it last sent there."""
         self.membership.deliver_refused(self._named.get(address, address), at)
+
+    def _is_connected(self, address: str, name: str) -> bool:
+        return self.session(address, name) is not None or self.session(address, None) is not None
 
     async def _exchange_state(self, address: str, payload: bytes, name: str | None) -> bytes:
         session = await self.connect(address, name, pause=Pause.IGNORE)

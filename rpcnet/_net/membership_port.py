@@ -89,11 +89,17 @@ class MembershipPort:
     Args:
         send: seals and sends a payload to an address.
         exchange: sends a request to an address, and perhaps a name, over a stream and returns the answer.
+        is_connected: whether there is an open connection to an address, with that name.
     """
 
     def __init__(
-        self, send: Callable[[bytes, Address], None], exchange: Callable[[str, bytes, str | None], Awaitable[bytes]]
+        self,
+        send: Callable[[bytes, Address], None],
+        exchange: Callable[[str, bytes, str | None], Awaitable[bytes]],
+        is_connected: Callable[[str, str], bool],
     ) -> None:
+        self.is_connected = is_connected
+        """Whether there is an open connection to an address, with that name."""
         self._send = send
         self._exchange = exchange
         self._put, self._get = trio.open_memory_channel["Inbound"](_INBOX_SIZE)

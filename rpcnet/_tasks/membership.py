@@ -5,7 +5,7 @@ The rules of this file:
 * It drives three machines: who is in the cluster (``swim.py``), what applications tell all (``user_events.py``), and,
   through a watch, whether the cluster has fallen apart. Which of them has said what, nobody outside needs to know.
 * Effects are performed at once and in order. What needs a stream runs beside, in a bounded number of tasks.
-* A node that has lost its name to another one ends.
+* A node that has lost its name to another one ends, a moment after its application was told.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rpcnet._core import user_messages as user
 from rpcnet._core.exchanges import AskerExchange, encode_fetch
 from rpcnet._core.members import MemberRecord
 from rpcnet._core.messages import MessageError
+from rpcnet._core.partition import PartitionSnapshot
 from rpcnet._core.swim import (
     AskOverStream,
     Deliver,
@@ -63,8 +64,10 @@ __all__ = ["MembershipTask"]
 
 log = logging.getLogger("rpcnet.membership")
 _MAX_STREAMS = 8
+_MAX_DIALS = 1
 _STREAM_TIMEOUT = 10.0
 _LOG_INTERVAL = 10.0
+_LAST_MOMENT = 0.1
 
 
 class MembershipTask:
@@ -198,6 +201,7 @@ class MembershipTask:
             case SelfIsolated():
                 self._bus.publish(*self._watch.take([event], now))
                 machine.isolated(now)
+                self._tell_halt(now)
             case SeedsResolved():
                 machine.seeds_resolved(event.addresses)
             case TagsChanged():
@@ -230,8 +234,10 @@ class MembershipTask:
     def _on_timer(self, now: float) -> None:
         self._perform([*self._user.on_timer(now), *self._swim.on_timer(now)], now)
         self._bus.publish(*self._watch.on_timer(now))
+        self._tell_halt(now)
 
     def _rearm(self) -> None:
+        self._tell_halt(trio.current_time())
         self._alarm.rearm()
 
     # --- doing
@@ -252,11 +258,19 @@ class MembershipTask:
                 case _:
                     self._open_stream(effect)
         self._post()
-        self._bus.publish(*events, *self._watch.take(events, now))
+        said = self._watch.take(events, now)
+        self._bus.publish(*events, *said)
+        self._tell_halt(now)
         if self._swim.is_leave_spread:
             self._port.left.set()
         self._alarm.rearm()
         self._check_name(events)
+
+    def _tell_halt(self, now: float) -> None:
+        """Tell the others when this side of a partition may not go on, and when it may again."""
+        told, seen = self._swim.local.vitals, self._bus.latest(PartitionSnapshot)
+        if seen is not None and (told.is_halted, told.is_following) != (seen.is_halted, seen.is_following):
+            self._perform(self._swim.halted(now, is_halted=seen.is_halted, is_following=seen.is_following), now)
 
     def _deliver(self, delivery: Deliver, now: float) -> list[ClusterEvent]:
         events: list[ClusterEvent] = []
@@ -280,10 +294,12 @@ class MembershipTask:
     def _check_name(self, events: Sequence[ClusterEvent]) -> None:
         for event in events:
             if isinstance(event, NameConflictDetected) and event.is_lost:
-                raise NameConflict(
+                error = NameConflict(
                     f"the name {event.node.name!r} belongs to a node at {event.address} that started earlier than "
                     f"this one, at {event.node.address}"
                 )
+                if self._nursery is not None:
+                    self._nursery.start_soon(_end, error, name="rpcnet membership end")
 
     def _post(self) -> None:
         machine, last = self._swim, self._bus.latest(MembershipSnapshot)
@@ -304,7 +320,16 @@ class MembershipTask:
                 if not self._start(("fetch", effect.address), self._fetch, effect):
                     self._swim.fetched(effect.fetch, None, trio.current_time())
             case AskOverStream():
-                self._start(("ask", effect.node_id), self._ask, effect)
+                self._open_ask(effect)
+
+    def _open_ask(self, effect: AskOverStream) -> None:
+        """Ask over the connection that there is; few are dialled for it, since it is many who miss one node."""
+        if self._port.is_connected(effect.address, effect.name):
+            self._start(("ask", effect.node_id), self._ask, effect)
+        else:
+            n_dials = sum(isinstance(key, tuple) and key[0] == "dial" for key in self._streams)
+            if n_dials < _MAX_DIALS:
+                self._start(("dial", effect.node_id), self._ask, effect)
 
     def _start(self, key: Hashable, run: Callable[..., Awaitable[None]], effect: Effect) -> bool:
         if self._nursery is None or key in self._streams or len(self._streams) >= _MAX_STREAMS:
@@ -345,3 +370,9 @@ class MembershipTask:
         empty = AskerExchange.show(self._swim, ())
         await self._port.exchange(effect.address, empty.start(trio.current_time()), effect.name)
         self._bus.publish(PeerHeard(effect.node_id, at=trio.current_time()))
+
+
+async def _end(error: NameConflict) -> None:
+    """Raise an error when whoever listens to events has had time to hear why."""
+    await trio.sleep(_LAST_MOMENT)
+    raise error

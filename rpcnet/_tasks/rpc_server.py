@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from rpcnet._core.redialling import DialKey
 from rpcnet._net.endpoint import Endpoint
-from rpcnet._signals import Draining, PeerHeard, Stalled
+from rpcnet._signals import Draining, PeerHeard, PeerUnreachable, Stalled
 from rpcnet.config import NodeConfig
 from rpcnet.events import ClusterEvent, EventsDropped, NodeFailed, NodeLeft, NodeReplaced
 
@@ -25,8 +27,8 @@ class RpcServerTask:
     """Serves the calls that arrive at the port.
 
     Args:
-        bus: where it hears ``NodeFailed``, ``NodeLeft``, ``NodeReplaced`` and ``Draining``, and says ``PeerHeard`` and
-            ``Stalled``.
+        bus: where it hears ``NodeFailed``, ``NodeLeft``, ``NodeReplaced`` and ``Draining``, and says ``PeerHeard``,
+            ``PeerUnreachable`` and ``Stalled``.
         endpoint: the port; it keeps the connections and the queue when this task is restarted.
         table: what is served.
         config: limits.
@@ -43,6 +45,7 @@ class RpcServerTask:
         self._rng = rng
         self._mailbox = bus.mailbox("RPC server", NodeFailed, NodeLeft, NodeReplaced, Draining)
         self._heard_until = trio.current_time()
+        self._dials: dict[DialKey, int] = {}
 
     @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -63,7 +66,7 @@ class RpcServerTask:
             dispatcher.is_draining = endpoint.draining.is_set()
             endpoint.pump.on_calls = dispatcher.on_calls
             try:
-                nursery.start_soon(self._report_heard, name="rpcnet heard peers")
+                nursery.start_soon(self._report_peers, name="rpcnet heard peers")
                 dispatcher.on_calls()
                 task_status.started()
                 while True:
@@ -93,7 +96,8 @@ class RpcServerTask:
                 self._endpoint.drain()
 
     @enable_ki_protection
-    async def _report_heard(self) -> None:
+    async def _report_peers(self) -> None:
+        """Say, once per probe, who was heard on a connection and to whom there is none to be had."""
         while True:
             await trio.sleep(self._config.detector.probe_interval)
             ids = {node.name: node.id for node in nodes_of(self._bus)}
@@ -102,3 +106,13 @@ class RpcServerTask:
             for name in heard:
                 if name in ids:
                     self._bus.publish(PeerHeard(ids[name], at=self._heard_until))
+            self._report_unreachable(ids)
+
+    def _report_unreachable(self, ids: Mapping[str, str]) -> None:
+        before, self._dials = self._dials, {}
+        for key in self._endpoint.unreachable:
+            count, name = self._endpoint.dial_failures(key), key[1]
+            self._dials[key] = count
+            if name is not None and name in ids and count > before.get(key, 0):
+                reason = f"no connection: {self._endpoint.dial_error(key)}"
+                self._bus.publish(PeerUnreachable(ids[name], reason, at=self._heard_until))

@@ -83,7 +83,7 @@ class Namesake:
         ({"name": "n" * 129}, "must have 1 to 128 characters, has 129"),
         ({"name": 5}, "name = 5: must be a str, not int"),
         ({"name": "\ud800"}, "must be valid Unicode"),
-        ({"tags": {"k": "v" * 600}}, "tags and services take 608 bytes encoded, at most 512 are allowed"),
+        ({"tags": {"k": "v" * 65536}}, "tags and services take 65546 bytes encoded, at most 65536 are allowed"),
         ({"tags": {"zone": 1}}, "tag 'zone' = 1: must be a str, not int"),
         ({"tags": {1: "zone"}}, "tag = 1: must be a str, not int"),
         ({"tags": ["zone"]}, "tags = ['zone']: must be of the kind Mapping"),
