@@ -134,13 +134,15 @@ def _run_in_processes(
     reports: dict[str, Report] = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        futures = {pool.submit(_run_one, scenario, seed): (scenario, seed) for scenario in scenarios for seed in seeds}
+        largest_first = sorted(scenarios, key=lambda scenario: -scenario.nodes * scenario.seconds)
+        runs = [(scenario, seed) for scenario in largest_first for seed in seeds]
+        futures = {pool.submit(_run_one, *run): run for run in runs}
         for future in as_completed(futures):
             scenario, seed = futures[future]
-            runs = found[scenario.name]
-            runs[seed] = future.result()
-            if len(runs) == len(seeds):
-                reports[scenario.name] = _report(scenario, seeds, [runs[seed] for seed in seeds])
+            done = found[scenario.name]
+            done[seed] = future.result()
+            if len(done) == len(seeds):
+                reports[scenario.name] = _report(scenario, seeds, [done[seed] for seed in seeds])
                 on_report(reports[scenario.name])
     return [reports[scenario.name] for scenario in scenarios]
 

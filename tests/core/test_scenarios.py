@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from rpcnet._simulator.campaign import Report, compare, run_all
-from rpcnet._simulator.scenario import HostGone, Partition, Scenario, UpdateTags
+from rpcnet._simulator.scenario import HostGone, Scenario, UpdateTags, resized
 from rpcnet._simulator.shipped import SCENARIOS, scenario_named
 
 
@@ -26,7 +26,7 @@ def run(scenario: Scenario, seeds: int = 1) -> Report:
 SHORT: dict[str, tuple[Scenario, int]] = {
     "one of 100 hosts gone": (shipped("gone-100", seconds=20), 1),
     "one of 30 hosts gone, three datagrams in ten lost": (
-        shipped("gone-100-lossy", nodes=30, seconds=20, faults=(HostGone(at=5, node=3),)),
+        resized(shipped("gone-100-lossy", seconds=20), 30),
         3,
     ),
     "a process killed on a live host": (shipped("killed-10", seconds=15), 5),
@@ -35,11 +35,11 @@ SHORT: dict[str, tuple[Scenario, int]] = {
     "one of 100 paused": (shipped("pause-100", seconds=25), 1),
     "a one-way block": (shipped("one-way-10", seconds=60), 1),
     "a split": (
-        shipped("split-100", nodes=25, seconds=110, faults=(Partition(at=30, groups=(15, 10), seconds=60),)),
+        resized(shipped("split-100", seconds=110), 25),
         1,
     ),
     "a restart of all": (shipped("restart-100", nodes=30, seconds=40), 1),
-    "a goodbye": (shipped("leave-100", nodes=50, faults=(attrs.evolve(shipped("leave-100").faults[0], node=3),)), 2),
+    "a goodbye": (resized(shipped("leave-100"), 50), 2),
     "news among 200": (
         shipped("spread-100", nodes=200, seconds=12, faults=tuple(UpdateTags(5.0 + i, i) for i in range(3))),
         1,
