@@ -70,6 +70,7 @@ from rpcnet.events import (
 from rpcnet.quorum import LeaseQuorum, StaticQuorum
 from rpcnet.selectors import Selector
 
+from .deference import Deference
 from .quorum import Side, decide
 from .voters import Voters
 
@@ -112,6 +113,12 @@ class PartitionSnapshot:
     """Whether this side may go on, by the nodes that are reachable right now."""
     writable: bool
     """Whether it may go on, all considered."""
+    is_halted: bool
+    """What the others are to be told: whether this side may not go on; never without a strategy."""
+    is_following: bool
+    """Whether that is only because others may not."""
+    deference: Deference
+    """Whether this node has to follow others, and why."""
     isolated_until: float | None = None
     """Until when this node counts as cut off, in Trio time, because its detector said so."""
 
@@ -153,6 +160,7 @@ class PartitionMachine:
         self._lease: bool | None = None
         self._changed_at: float | None = now
         self._isolated_until: float | None = None
+        self._deference = Deference()
         if last is not None:
             self._adopt(last, now)
         self._hold_back()
@@ -161,7 +169,7 @@ class PartitionMachine:
         self._voters.boots, self._detected = last.voters, last.detected
         self._status, self._since = last.status, last.since
         self._is_suspected, self._is_held_back = last.is_suspected, last.is_held_back
-        self._isolated_until = last.isolated_until
+        self._isolated_until, self._deference = last.isolated_until, last.deference
         for node in last.lost:
             self._voters.put(node)
         self._voters.lost = {node.id: now for node in last.lost}
@@ -171,8 +179,10 @@ class PartitionMachine:
     def snapshot(self) -> PartitionSnapshot:
         """Return what is known now."""
         voters = self._voters
-        has_quorum = self._quorum(self._missing()) is True and self._isolated_until is None
+        counts_enough = self._quorum(self._missing()) is True and self._isolated_until is None
+        has_quorum = counts_enough and not self._follows
         may_all = self._config.strategy is None
+        writable = may_all or (has_quorum and not self._is_held_back)
         return PartitionSnapshot(
             status=self._status,
             since=self._since,
@@ -182,14 +192,23 @@ class PartitionMachine:
             is_suspected=self._is_suspected,
             is_held_back=self._is_held_back,
             has_quorum=has_quorum,
-            writable=may_all or (has_quorum and not self._is_held_back),
+            writable=writable,
+            is_halted=not writable,
+            is_following=not writable and counts_enough and not self._is_held_back,
+            deference=self._deference,
             isolated_until=self._isolated_until,
         )
 
     @property
     def wants_lease(self) -> bool:
         """Whether :meth:`lease` should be told, now and regularly, whether this side has the lease."""
-        return isinstance(self._config.strategy, LeaseQuorum) and bool(self._voters.failed())
+        is_by_lease = isinstance(self._config.strategy, LeaseQuorum)
+        return is_by_lease and (self._deference.follows or bool(self._voters.failed()))
+
+    @property
+    def _follows(self) -> bool:
+        """Whether this node may not go on because others may not; whoever is granted the lease follows nobody."""
+        return self._deference.follows and not self._lease
 
     def next_timer(self) -> float | None:
         """Return the Trio time at which :meth:`on_timer` has something to do."""
@@ -218,10 +237,13 @@ class PartitionMachine:
         """Take in a ``NodeEvent`` or ``SelfIsolated``, and return what it means for the cluster as a whole."""
         if isinstance(event, SelfIsolated):
             self._isolated_until = now + _SUSPICIONS_OF_ISOLATED * self._suspicion_time()
+            self._doubt()
         if not isinstance(event, NodeEvent):
             return []
         is_change = self._voters.apply(event, now, keeps_forgotten=self._is_held_back)
-        if is_change or (self._is_held_back and isinstance(event, NodeUpdated)):
+        if isinstance(event, NodeUpdated):
+            is_change = self._is_held_back or (is_change and not self._deference.is_sure)
+        if is_change:
             self._restart_clock(now)
         return self._conclude(now, event.cause)
 
@@ -243,6 +265,8 @@ class PartitionMachine:
         """Count suspicions that were not refuted, and come to a stable point, as far as they are due."""
         if self._isolated_until is not None and now >= self._isolated_until:
             self._isolated_until = None
+            if self._changed_at is None:
+                self._restart_clock(now)
         events = self._conclude(now, 0)
         due = self._stable_at()
         if due is None or now < due:
@@ -267,6 +291,9 @@ class PartitionMachine:
             self._is_suspected = True
             self._restart_clock(now)
             events.append(self._suspicion(now, cause))
+        if self._defers:
+            company, has_lost = self._voters.company(), bool(self._voters.lost)
+            self._deference = self._deference.hearing(company, has_lost=has_lost)
         if not self.wants_lease:
             self._lease = None
         self._hold_back()
@@ -293,12 +320,24 @@ class PartitionMachine:
             return
         if self._quorum(self._voters.failed()) is not True:
             self._is_held_back = True
+            self._doubt()
         elif not self._voters.lost:
             self._is_held_back = False
+
+    @property
+    def _defers(self) -> bool:
+        """Whether what others say of themselves matters: not where a number decides, nor where all may go on."""
+        return self._config.strategy is not None and not isinstance(self._config.strategy, StaticQuorum)
+
+    def _doubt(self) -> None:
+        if not isinstance(self._config.strategy, LeaseQuorum):
+            self._deference = self._deference.doubting()
 
     # --- stable points
 
     def _settle(self, now: float, cause: int) -> list[ClusterEvent]:
+        if self._is_held_back and self._voters.forgotten and self._voters.n_free():
+            self._voters.give_up_forgotten()
         failed = self._voters.failed()
         finding = self._assess(failed)
         self._waits_for_suspects = finding != self._assess(self._missing(with_doubted=True))
@@ -306,10 +345,14 @@ class PartitionMachine:
             return []
         self._changed_at = None
         self._is_suspected = False
+        self._deference = self._deference.settled(self._voters.company(), self._voters.n_free())
         self._is_held_back = self._config.strategy is not None and finding.quorum is not True
         if finding.is_partition:
             return self._detect(self._status_of(quorum=finding.quorum), tuple(sorted(failed)), now, cause)
-        self._voters.rebase()
+        if not self._follows:
+            self._voters.rebase()
+            if len(self._voters.boots) > 1 and self._isolated_until is None and not self._is_held_back:
+                self._deference = self._deference.trusting()
         return self._heal(now, cause)
 
     def _assess(self, lost: Mapping[str, float]) -> _Finding:

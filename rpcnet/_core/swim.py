@@ -429,6 +429,8 @@ class SwimMachine:
 
     def halted(self, now: float, *, is_halted: bool, is_following: bool = False) -> list[Effect]:
         """Tell the others whether this node's side of a partition may not go on; a change is news."""
+        if self.local.state is NodeState.LEFT or self.has_lost_name:
+            return []
         return self._own.set_halted(now, is_halted=is_halted, is_following=is_following)
 
     def join(self, addresses: Sequence[str], now: float) -> list[Effect]:

@@ -17,6 +17,8 @@ import attrs
 from rpcnet.events import NodeEvent, NodeFailed, NodeInfo, NodeLeft, NodeReaped, NodeState, NodeUpdated
 from rpcnet.selectors import Selector
 
+from .deference import Company
+
 __all__ = ["Voters"]
 
 
@@ -36,7 +38,10 @@ class Voters:
     """Since when those voters are suspect or failed that are lost."""
     doubted: dict[str, float] = attrs.field(factory=dict)
     """Since when those voters are suspect that may yet refute it, the oldest suspicion first."""
+    forgotten: dict[str, None] = attrs.field(factory=dict)
+    """Those lost voters that membership has forgotten."""
     _matching: dict[str, None] = attrs.field(factory=dict, init=False)
+    _halted: dict[str, bool] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         """Count the nodes that match."""
@@ -71,6 +76,18 @@ class Voters:
         kept = {node.tags.get(tag) for node_id, node in self.nodes.items() if node_id not in lost}
         return tuple(sorted(zone for zone in gone - kept if zone is not None))
 
+    def company(self) -> Company:
+        """Return what the others that are neither failed nor lost say of themselves."""
+        said = [follows for node_id, follows in self._halted.items() if self._is_here(node_id)]
+        return Company(n_halted=len(said) - sum(said), n_following=sum(said))
+
+    def n_free(self) -> int:
+        """Return how many of the same are not halted."""
+        return sum(self._is_here(node_id) and node_id not in self._halted for node_id in self.nodes) - 1
+
+    def _is_here(self, node_id: str) -> bool:
+        return self.nodes[node_id].is_usable and node_id not in self.lost
+
     # --- changing
 
     def put(self, node: NodeInfo) -> None:
@@ -80,10 +97,16 @@ class Voters:
             self._matching[node.id] = None
         else:
             self._matching.pop(node.id, None)
+        if node.is_halted and node.id != self.local_id:
+            self._halted[node.id] = node.is_following
+        else:
+            self._halted.pop(node.id, None)
 
     def _remove(self, node_id: str) -> None:
         self.nodes.pop(node_id, None)
         self._matching.pop(node_id, None)
+        self._halted.pop(node_id, None)
+        self.forgotten.pop(node_id, None)
 
     def apply(self, event: NodeEvent, now: float, *, keeps_forgotten: bool) -> bool:
         """Take in one event; ``keeps_forgotten`` is whether a node that membership forgets goes on voting.
@@ -102,10 +125,12 @@ class Voters:
             case NodeReaped():
                 if not keeps_forgotten:
                     self._drop([node.id])
+                elif node.id in self.lost:
+                    self.forgotten[node.id] = None
             case NodeUpdated():
                 if before is not None:
                     self.put(node)
-                return False
+                return before is not None and _halt(before) != _halt(node)
             case _:
                 self._account(node, now)
                 return isinstance(event, NodeFailed) or before is None or not before.is_usable
@@ -113,7 +138,10 @@ class Voters:
 
     def reset(self, known: Mapping[str, NodeInfo], now: float, *, keeps_forgotten: bool) -> None:
         """Take over all nodes as membership remembers them, departed ones included; the votes stay."""
-        gone = [node_id for node_id in self.boots if node_id not in known and not keeps_forgotten]
+        gone = [node_id for node_id in self.boots if node_id not in known and node_id != self.local_id]
+        if keeps_forgotten:
+            self.forgotten.update({node_id: None for node_id in gone if node_id in self.lost})
+            gone = []
         left = [node_id for node_id, node in known.items() if node.state is NodeState.LEFT]
         self._drop(gone + left)
         strangers = [node_id for node_id in self.nodes if node_id not in known and node_id not in self.boots]
@@ -124,6 +152,7 @@ class Voters:
 
     def _account(self, node: NodeInfo, now: float) -> None:
         self.put(node)
+        self.forgotten.pop(node.id, None)
         if node.id not in self.boots:
             if not node.is_usable:
                 self._remove(node.id)
@@ -144,6 +173,10 @@ class Voters:
         if any(node_id in self.boots for node_id in dropped):
             self.boots = {node_id: boot for node_id, boot in self.boots.items() if node_id not in dropped}
 
+    def give_up_forgotten(self) -> None:
+        """Let those not vote any more that membership has forgotten."""
+        self._drop(list(self.forgotten))
+
     def lose(self, before: float) -> None:
         """Count those as lost that were suspected at ``before`` or earlier, and are still."""
         for node_id, at in list(self.doubted.items()):
@@ -157,3 +190,7 @@ class Voters:
             self._remove(node_id)
         self.boots = {node_id: node.boot_id for node_id, node in self.nodes.items()}
         self.lost = {node_id: at for node_id, at in self.lost.items() if node_id in self.nodes}
+
+
+def _halt(node: NodeInfo) -> tuple[bool, bool]:
+    return node.is_halted, node.is_following

@@ -201,7 +201,6 @@ class MembershipTask:
             case SelfIsolated():
                 self._bus.publish(*self._watch.take([event], now))
                 machine.isolated(now)
-                self._tell_halt(now)
             case SeedsResolved():
                 machine.seeds_resolved(event.addresses)
             case TagsChanged():
@@ -270,7 +269,9 @@ class MembershipTask:
         """Tell the others when this side of a partition may not go on, and when it may again."""
         told, seen = self._swim.local.vitals, self._bus.latest(PartitionSnapshot)
         if seen is not None and (told.is_halted, told.is_following) != (seen.is_halted, seen.is_following):
-            self._perform(self._swim.halted(now, is_halted=seen.is_halted, is_following=seen.is_following), now)
+            effects = self._swim.halted(now, is_halted=seen.is_halted, is_following=seen.is_following)
+            if effects:
+                self._perform(effects, now)
 
     def _deliver(self, delivery: Deliver, now: float) -> list[ClusterEvent]:
         events: list[ClusterEvent] = []
