@@ -286,7 +286,7 @@ class ClusterKeys:
     # --- asking
 
     async def _ask_all(self, deadline: float, *, is_given: bool, last: Collection[str] = ()) -> KeyReport:
-        """Ask every live node.
+        """Ask every live node, and those that join meanwhile.
 
         Args:
             deadline: when to give up those that have not answered.
@@ -295,22 +295,29 @@ class ClusterKeys:
         """
         host = self._host
         host.exchange.look()
-        others = [node for node in host.nodes() if node.is_usable and node.name != host.name]
-        others.sort(key=lambda node: node.name in last)
-        late = DeadlineExceeded("the node was not asked: the time was over")
-        answers = {node.name: NodeKeys(error=late) for node in others}
-        waiting = iter(others)
+        answers: dict[str, NodeKeys] = {}
+        late = NodeKeys(error=DeadlineExceeded("the time was over before the node had answered"))
+        with trio.move_on_at(deadline):
+            while others := [node for node in host.nodes() if self._is_to_be_asked(node, answers)]:
+                answers.update((node.name, late) for node in others)
+                others.sort(key=lambda node: node.name in last)
+                await self._ask_each(others, answers, is_given=is_given)
+        await trio.lowlevel.checkpoint()
+        return KeyReport({host.name: _answer(host.exchange.desk.listing()), **answers})
+
+    def _is_to_be_asked(self, node: NodeInfo, asked: Collection[str]) -> bool:
+        return node.is_usable and node.name != self._host.name and node.name not in asked
+
+    async def _ask_each(self, nodes: Sequence[NodeInfo], answers: dict[str, NodeKeys], *, is_given: bool) -> None:
+        waiting = iter(nodes)
 
         async def ask_some() -> None:
             for node in waiting:
                 answers[node.name] = await self._ask(node, is_given=is_given)
 
-        with trio.move_on_at(deadline):
-            async with trio.open_nursery() as nursery:
-                for _ in range(min(_AT_ONCE, len(others))):
-                    nursery.start_soon(ask_some)
-        await trio.lowlevel.checkpoint()
-        return KeyReport({host.name: _answer(host.exchange.desk.listing()), **answers})
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(_AT_ONCE, len(nodes))):
+                nursery.start_soon(ask_some)
 
     async def _ask(self, node: NodeInfo, *, is_given: bool) -> NodeKeys:
         host, error = self._host, None

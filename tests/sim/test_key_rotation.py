@@ -82,11 +82,13 @@ async def agreed(handles: list[SimulatedNode], *, within: float) -> None:
             await trio.sleep(0.1)
 
 
-async def rotated(handle: SimulatedNode, number: int) -> rpcnet.KeyReport:
+async def rotated(handle: SimulatedNode, number: int, *, pause: float = 0.0) -> rpcnet.KeyReport:
     """Change the key of the whole cluster in three steps."""
     (old,) = (key for key in (await handle.node.keys.list()).keys if key.use)
     assert (await handle.node.keys.install(secret(number))).is_complete
+    await trio.sleep(pause)
     assert (await handle.node.keys.use(id_of(number))).is_complete
+    await trio.sleep(pause)
     return await handle.node.keys.remove(old.key_id)
 
 
@@ -106,8 +108,8 @@ def test_keys_are_rotated_under_load_and_loss_and_nobody_notices() -> None:
             nursery.start_soon(traffic.run)
             await trio.sleep(1)
             before = {handle.name: sealing(handle)["unknown_key"] for handle in handles}
-            report = await rotated(handles[2], 1)
-            await trio.sleep(5)
+            report = await rotated(handles[2], 1, pause=0.5)
+            await trio.sleep(2)
             nursery.cancel_scope.cancel()
         assert report.is_complete
         assert list(report.nodes) == ["n2", "n0", "n1", "n3", "n4", "n5"]
@@ -182,6 +184,28 @@ def test_a_node_that_starts_with_the_first_key_has_the_ring_before_it_is_known()
         assert quiet(cluster, started)
         assert {sealing(handle)["unknown_key"] for handle in handles[:3]} == {0}
         assert (await late.node.keys.list()).is_complete
+
+    run(scenario)
+
+
+def test_nodes_may_join_while_keys_are_rotated() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        (first, *_) = await cluster.start(3)
+        await cluster.converged()
+
+        async def start_more() -> None:
+            for _ in range(4):
+                await cluster.start()
+                await trio.sleep(0.02)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start_more)
+            for number in (1, 2, 3):
+                await rotated(first, number)
+        await cluster.converged()
+        assert rings(list(cluster.running)) == {(id_of(3),)}
+        await trio.sleep(10)
+        assert quiet(cluster)
 
     run(scenario)
 
