@@ -6,7 +6,7 @@ The rules of this file:
 * Values that arrived before the end are read before the end is: an error that ends a call never overtakes a value.
 * Credit is granted as the application reads. So what one stream can hold here is its window and one value; see
   ``flow.py``.
-* An end that is over, or whose connection is, sends nothing more: ``send`` returns False. Why it ended, who reads learns.
+* An end that is over, or whose connection is, sends nothing more: ``send`` returns False. Why, who reads learns.
 """
 
 from __future__ import annotations
