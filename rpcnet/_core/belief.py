@@ -26,7 +26,7 @@ from .effects import Effect, Emit
 from .exchanges import MAX_AGE, Hearsay, decode_bodies
 from .gossip import GossipQueue, RefreshQueue
 from .hearsay import CheckTable
-from .members import MemberRecord, Vitals
+from .members import MemberRecord, Vitals, supersedes
 from .messages import Accusation, MessageError, Refresh, encode_refresh, encode_update
 from .metadata import Fetch, MetadataStore
 from .own_record import OwnRecord
@@ -148,6 +148,7 @@ class Belief:
         """
         was_alone = not self._roster.peers()
         effects: list[Effect] = []
+        has_gap = False
         forgettable = min(self._config.dead_reap_after, MAX_AGE) / 2
         for item in heard:
             record = self._as_hearsay(item.record)
@@ -156,12 +157,20 @@ class Belief:
                 continue
             age = 0.0 if item.age <= self.lease else item.age
             origin = attrs.evolve(self._origins(now, age), heard_at=now - item.age)
-            effects += self.hear(record, origin, (), is_quiet=was_alone or is_history)
+            is_news = self._is_news(record)
+            found = self.hear(record, origin, (), is_quiet=was_alone or is_history or not is_news)
+            has_gap = has_gap or bool(found and is_news)
+            effects += found
         if was_alone and self._roster.peers():
             self._own.tell(now)
-        if effects:
+        if has_gap:
             self._on_gap(now)
         return effects
+
+    def _is_news(self, record: MemberRecord) -> bool:
+        """Tell whether a record says more than newer vitals, which travel with refreshes anyway."""
+        member = self._roster.get(record.id)
+        return member is None or supersedes(attrs.evolve(record, vitals=member.record.vitals), member.record)
 
     def _as_hearsay(self, record: MemberRecord) -> MemberRecord:
         """Soften what an exchange says of the failed: a suspicion, where we count the node as present."""
