@@ -173,7 +173,7 @@ def _status_bytes(status: Status) -> bytes:
 
 def _place(coordinates: Coordinates | None) -> tuple[float, float, float, float]:
     """Return a place in the unit and range of the wire; rounded there, so what comes back differs a little."""
-    if coordinates is None:
+    if coordinates is None or math.isnan(sum(coordinates)):
         return math.nan, math.nan, math.nan, math.nan
     x, y, height, error = coordinates
     return (
