@@ -9,6 +9,7 @@ The rules of this file:
 
 from __future__ import annotations
 
+import gc
 import math
 import multiprocessing
 import os
@@ -24,6 +25,8 @@ from .shipped import COMPARISONS, Comparison
 from .watching import InvariantBroken
 
 __all__ = ["Breach", "Report", "Row", "compare", "run_all"]
+
+_LARGE = 500
 
 
 @attrs.frozen
@@ -100,6 +103,9 @@ def _run_one(scenario: Scenario, seed: int) -> SimulationResult | Breach:
         return simulate(scenario, seed=seed, keeps_beliefs=False)
     except InvariantBroken as error:
         return Breach(seed, str(error))
+    finally:
+        if scenario.nodes >= _LARGE:
+            gc.collect()  # or two worlds lie in memory while the next one runs
 
 
 def run_all(

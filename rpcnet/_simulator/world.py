@@ -23,7 +23,7 @@ import attrs
 
 from rpcnet._core.members import MemberRecord
 from rpcnet._core.swim import AskOverStream, Deliver, Emit, FetchMetadata, OpenSync, SendDatagram
-from rpcnet._signals import ProbeDue, Signal
+from rpcnet._signals import PeerHeard, ProbeDue, Signal
 from rpcnet.config import NodeConfig
 from rpcnet.events import (
     ClusterEvent,
@@ -467,6 +467,8 @@ class World:
                 if isinstance(event, Signal):
                     if kind is ProbeDue:
                         host.gaps.check(self._numbers[event.node_id], now)  # type: ignore[attr-defined]
+                    elif kind is PeerHeard:  # as good as an answer to a probe
+                        host.gaps.met(self._numbers[event.node_id], now)  # type: ignore[attr-defined]
                 else:
                     self._note(host, event)
                 if self.tap is not None:

@@ -126,7 +126,8 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
 def test_a_run_does_not_depend_on_the_hashes_of_strings() -> None:
     code = (
         "from rpcnet.testing import *\n"
-        "print(simulate(Scenario(name='x', nodes=8, loss=0.2, seconds=25, faults=(HostGone(5, 3),)), seed=1).trace_hash)"
+        "scenario = Scenario(name='x', nodes=8, loss=0.2, seconds=25, faults=(HostGone(5, 3),))\n"
+        "print(simulate(scenario, seed=1).trace_hash)"
     )
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     environment = {**os.environ, "PYTHONHASHSEED": seed}
