@@ -1,4 +1,4 @@
-"""What an idle cluster of real processes costs, and how soon it knows of the dead: ``python benchmarks/idle_cluster.py``.
+"""What an idle cluster of real processes costs, and how soon it knows of the dead.
 
 Every node is a process of its own with one UDP socket on loopback. All join, all keep still, and what they send and
 compute meanwhile is counted; then some are killed at once, and it is measured until every other one lists them as
@@ -27,8 +27,8 @@ from measure import machine, quantile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "realnet"))
 
-from _crowd import Crowd, Member, Process, crowd, forked  # noqa: E402
-from _member import Start, main  # noqa: E402
+from _crowd import Crowd, Member, Process, crowd, forked
+from _member import Start, main
 
 HEADER_BYTES = 28
 """What IPv4 and UDP add to a datagram."""

@@ -91,7 +91,7 @@ def _fork(main: Callable[[int, int], None], others: Sequence[Process]) -> Proces
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started it; it ends its copies
         main(child_reads, child_writes)
         code = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - it is told, and the process ends with it
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)

@@ -37,9 +37,10 @@ from rpcnet.events import (
     PartitionHealed,
 )
 
-_CONNECTION_FILES = ("/aioquic/", "/rpcnet/_net/quic", "/rpcnet/_net/client_session", "/rpcnet/_net/server_session")
-_CONNECTION_FILES += ("/rpcnet/_net/session", "/rpcnet/_net/dialling", "/rpcnet/_net/certificates", "/cryptography/")
-_CONNECTION_FILES += ("/OpenSSL/", "/ssl.py")
+_CONNECTION_FILES = tuple(
+    "/aioquic/ /cryptography/ /OpenSSL/ /ssl.py /_net/quic /_net/session /_net/client_session /_net/server_session "
+    "/_net/dialling /_net/certificates".split()
+)
 _PROFILES = {"local": rpcnet.NodeConfig.local, "lan": rpcnet.NodeConfig.lan, "wan": rpcnet.NodeConfig.wan}
 
 
@@ -57,8 +58,8 @@ class Start:
 
     def config(self) -> rpcnet.NodeConfig:
         """Return the profile, patient at the start and brief at the end."""
-        join = "background" if self.joins_in_background else "required"
-        return attrs.evolve(_PROFILES[self.profile](), join=join, join_timeout=30.0, drain_timeout=1.0)
+        config = attrs.evolve(_PROFILES[self.profile](), join_timeout=30.0, drain_timeout=1.0)
+        return attrs.evolve(config, join="background") if self.joins_in_background else config
 
 
 @rpcnet.service
@@ -104,13 +105,12 @@ async def serve(start: Start, lines: Lines) -> None:
     node = rpcnet.Node(
         start.name, bind=start.bind, seeds=start.seeds, services=[Greeter(start.name)], config=start.config()
     )
-    async with node, trio.open_nursery() as tasks:
-        async with node.events() as events:
-            tasks.start_soon(_tell, events, lines)
-            await lines.say({"ready": node.address})
-            async for line in lines:
-                tasks.start_soon(_answer, node, line, lines)
-            tasks.cancel_scope.cancel()
+    async with node, trio.open_nursery() as tasks, node.events() as events:
+        tasks.start_soon(_tell, events, lines)
+        await lines.say({"ready": node.address})
+        async for line in lines:
+            tasks.start_soon(_answer, node, line, lines)
+        tasks.cancel_scope.cancel()
 
 
 async def _tell(events: AsyncIterator[ClusterEvent], lines: Lines) -> None:
