@@ -4,7 +4,8 @@ The rules of this file:
 
 * A table falls into 64 buckets. A record's bucket depends on its id alone, its hash on its id and on what orders
   records: boot id, incarnation, state, meta version. What content a meta version has is its owner's promise and is
-  not hashed; neither are vitals (stall class, coordinates, epoch), which change without being news.
+  not hashed; neither are vitals (stall class, coordinates, epoch), which change without being news. The address is:
+  two nodes of one name that started in the same millisecond differ in nothing else, and find out by this.
 * A bucket's hash is the exclusive or of its records' hashes, so a change costs two hashes whatever the table's size,
   and the order of changes does not matter. Equal tables have equal hashes. Different ones have equal hashes by
   accident once in 2**64; a member that wants to hide a difference can do so, but could as well keep silent.
@@ -47,8 +48,8 @@ def is_in(node_id: str, mask: int) -> bool:
 
 
 @lru_cache(maxsize=_HASHES_KEPT)
-def _hash(node_id: str, boot_id: int, incarnation: int, state: int, meta_version: int) -> int:
-    data = _RECORD.pack(bytes.fromhex(node_id), boot_id, incarnation, state, meta_version)
+def _hash(node_id: str, address: str, order: tuple[int, int, int, int]) -> int:
+    data = _RECORD.pack(bytes.fromhex(node_id), *order) + address.encode()
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
 
 
@@ -58,6 +59,7 @@ def _is_same(old: MemberRecord, new: MemberRecord) -> bool:
         and old.state is new.state
         and old.meta_version == new.meta_version
         and old.boot_id == new.boot_id
+        and old.address == new.address
     )
 
 
@@ -104,9 +106,8 @@ class BucketHashes:
             return
         for record in (old, new):
             if record is not None:
-                self._hashes[bucket_of(record.id)] ^= _hash(
-                    record.id, record.boot_id, record.incarnation, rank(record.state), record.meta_version
-                )
+                order = (record.boot_id, record.incarnation, rank(record.state), record.meta_version)
+                self._hashes[bucket_of(record.id)] ^= _hash(record.id, record.address, order)
 
     def differing(self, other: BucketHashes) -> int:
         """Return the mask of the buckets whose hashes differ; 0 when the tables are the same."""

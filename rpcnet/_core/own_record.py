@@ -6,7 +6,8 @@ The rules of this file:
   not what it says itself: suspect, failed, or further on than it is.
 * When an incarnation cannot outbid what is said (a higher boot id, or no incarnation left), it raises its boot id, at
   most once a second, so that two processes under one name cannot drive each other in a storm. Which of the two has to
-  give up the name is settled by claims (``claims.py``).
+  give up the name is settled by claims (``claims.py``). Who keeps it starts a new boot when the other one has the same,
+  or others could not tell their records apart.
 * Every change is news, but for its place in the network, which goes with answers and refreshes.
 * A refresh says that the node lives on. It rides on probes; one in 32 goes as news, so that every node has samples of
   how long news takes even when nothing happens.
@@ -195,7 +196,8 @@ class OwnRecord:
     def hear(self, record: MemberRecord, now: float) -> list[Effect]:
         """Take in what others say of this node; ask there when they mean another node of its name."""
         local = self._roster.local
-        is_rival = record.address != local.address and record.boot_id != local.boot_id and record.is_present
+        is_past = record.boot_id == local.boot_id and record.meta_version < local.meta_version
+        is_rival = record.address != local.address and record.is_present and not is_past
         if record.boot_id == local.boot_id and record.vitals.epoch > local.vitals.epoch:
             self._roster.set_local(attrs.evolve(local, vitals=attrs.evolve(local.vitals, epoch=record.vitals.epoch)))
         self.defend(Status.of(record), now)
@@ -217,11 +219,13 @@ class OwnRecord:
             cause=self._origins(now).cause,
         )
         if self.has_lost_name:
-            return [Emit(found)]
+            return [Emit(found), self._claim_at(claim.address, now)]
         self.defend(claim.status, now)
-        if not self._claims.may_ask(claim.address, now):
-            return []
-        return [Emit(found), self._claim_at(claim.address, now)]
+        if claim.status.boot_id == self._roster.local.boot_id and now >= self._may_reboot_at:
+            self._may_reboot_at = now + _REBOOT_INTERVAL
+            self._set(_with_new_boot(self._roster.local), now)
+        effects: list[Effect] = [Emit(found)] if self._claims.may_report(claim.address, now) else []
+        return [*effects, self._claim_at(claim.address, now)] if self._claims.may_ask(claim.address, now) else effects
 
     def _claim_at(self, address: str, now: float) -> Effect:
         local = self._roster.local

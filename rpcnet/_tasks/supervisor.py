@@ -4,7 +4,7 @@ The rules of this file:
 
 * Each start gets a new task object, hence a new machine; what must outlive it is in the bus, the port or the hub.
 * More than ``max_restarts`` within ``restart_window`` seconds end the node, with everything that was raised.
-* Cancellation is not a failure.
+* Cancellation is not a failure. Nor is the loss of the node's name: that ends the node at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Protocol
 import attrs
 import trio
 
+from rpcnet._middleware import sole_error
 from rpcnet.config import SupervisionConfig
+from rpcnet.errors import NameConflict
 
 from .bus import Bus
 
@@ -73,6 +75,7 @@ class Supervisor:
 
         Raises:
             ExceptionGroup: the task failed too often; these are its failures.
+            NameConflict: another node keeps this one's name.
         """
         failures: deque[tuple[float, Exception]] = deque()
         first = _FirstStart(task_status)
@@ -81,6 +84,8 @@ class Supervisor:
             try:
                 await make(self.restarts[name] > 0).run(task_status=first)
             except Exception as error:
+                if isinstance(lost := sole_error(error), NameConflict):
+                    raise lost from None
                 now = trio.current_time()
                 failures.append((now, error))
                 while now - failures[0][0] > self.config.restart_window:

@@ -69,7 +69,18 @@ def test_news_of_a_namesake_at_another_address_is_answered_with_a_claim_there() 
     ],
 )
 def test_what_can_be_a_nodes_own_past_is_no_namesake(told: MemberRecord) -> None:
-    assert claims(gossip(machine(record("a", boot_id=40), B), told)) == []
+    assert claims(gossip(machine(record("a", boot_id=40, meta_version=1), B), told)) == []
+
+
+def test_a_namesake_of_the_same_millisecond_is_asked_too_and_outbid_by_who_keeps_the_name() -> None:
+    twin = record("a", boot_id=40, address="z:1")
+    swim = machine(record("a", boot_id=40), B)
+    ((address, _),) = claims(gossip(swim, twin))
+    assert address == "z:1"
+    assert swim.local.boot_id == 40
+    effects = swim.handle_datagram(datagram(claim_of(twin, 40)), "z:1", 4.5)
+    assert conflicts(effects) == [("z:1", False)]
+    assert (swim.local.boot_id, swim.local.address) == (41, "a:1")
 
 
 def test_an_exchange_that_tells_of_a_namesake_is_answered_with_a_claim_too() -> None:
@@ -104,11 +115,13 @@ def test_only_so_many_addresses_of_namesakes_are_remembered() -> None:
 # --- who keeps the name
 
 
-def test_who_started_later_gives_the_name_up_and_says_nothing_more() -> None:
+def test_who_started_later_gives_the_name_up_and_says_so_with_its_own_claim() -> None:
     swim = machine(record("a", boot_id=40), B)
     effects = swim.handle_datagram(datagram(claim_of(record("a", boot_id=30, address="z:1"), 30)), "z:1", 3.0)
     assert conflicts(effects) == [("z:1", True)]
-    assert sent(effects) == {}
+    ((address, claim),) = claims(effects)
+    assert (address, claim.started, claim.address) == ("z:1", 40, "a:1")
+    assert list(sent(effects)) == ["z:1"]
     assert swim.has_lost_name
 
 
@@ -154,7 +167,7 @@ def test_a_conflict_ends_with_one_loser_whoever_hears_of_it_first() -> None:
             answered = claims(to.handle_datagram(payload, "whatever:1", 3.0))
             under_way += [(by_address[address], datagram(claim)) for address, claim in answered]
         assert [swim.has_lost_name for swim in machines] == [False, True]
-        assert told <= 3
+        assert told <= 4
 
 
 def test_a_claim_of_another_name_or_from_ones_own_address_is_ignored() -> None:
