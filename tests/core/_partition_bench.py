@@ -33,9 +33,27 @@ UNREFUTED = 2.0
 PartitionEvent = PartitionSuspected | PartitionDetected | PartitionHealed
 
 
-def info(name: str, boot: int = 1, state: NodeState = NodeState.ALIVE, **tags: str) -> NodeInfo:
+def info(
+    name: str,
+    boot: int = 1,
+    state: NodeState = NodeState.ALIVE,
+    *,
+    halted: bool = False,
+    following: bool = False,
+    **tags: str,
+) -> NodeInfo:
     """Return a node whose id is its name."""
-    return NodeInfo(id=name, name=name, address="127.0.0.1:1", boot_id=boot, incarnation=0, state=state, tags=tags)
+    return NodeInfo(
+        id=name,
+        name=name,
+        address="127.0.0.1:1",
+        boot_id=boot,
+        incarnation=0,
+        state=state,
+        tags=tags,
+        is_halted=halted,
+        is_following=following,
+    )
 
 
 def names(nodes: Iterable[NodeInfo]) -> str:
