@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import decimal
 import enum
+import random
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import attrs
 
 import rpcnet
+from rpcnet._core.antientropy import BucketHashes
 from rpcnet._core.bodies import (
     Hello,
     MethodEntry,
@@ -27,24 +29,47 @@ from rpcnet._core.bodies import (
     split_metadata,
 )
 from rpcnet._core.conversion import Conversions
+from rpcnet._core.exchanges import AskerExchange, answer, decode_bodies, encode_fetch
 from rpcnet._core.framing import HEADER_BYTES, FrameKind, FrameReader, encode_frame
-from rpcnet._core.members import MemberRecord
+from rpcnet._core.members import MAX_INLINE_BYTES, MemberRecord, Vitals
+from rpcnet._core.members import encode_metadata as encode_tags
 from rpcnet._core.messages import (
     Accusation,
     Ack,
+    Claim,
     MessageError,
+    Nack,
     Ping,
     PingReq,
     Status,
     decode_datagram,
-    decode_state,
+    encode_age,
     encode_datagram,
     encode_head,
-    encode_state,
+    encode_refresh,
     encode_update,
 )
+from rpcnet._core.metadata import digest_of
+from rpcnet._core.swim import Emit, SendDatagram, SwimMachine
+from rpcnet._core.user_messages import (
+    Event,
+    Identity,
+    Missing,
+    Question,
+    Reply,
+    Thanks,
+    decode_user,
+    encode_event,
+    encode_missing,
+    encode_question,
+    encode_reply,
+    encode_thanks,
+)
 from rpcnet._core.values import MethodCodec
+from rpcnet.config import GossipConfig
 from rpcnet.errors import Hop, Internal, InvalidArgument, ProtocolError, ResourceExhausted
+from rpcnet.events import NodeJoined
+from rpcnet.selectors import Selector
 from rpcnet.service import MethodDefinition, Parameter, Shape
 
 LIMIT = 1 << 16
@@ -129,7 +154,25 @@ _STATUS = Status(1, 2, rpcnet.NodeState.ALIVE, 3)
 _RECORD = MemberRecord(
     id="ab" * 16, name="a", address="a:1", boot_id=1, state=rpcnet.NodeState.SUSPECT, tags={"k": "v"}, services=("s",)
 )
-_UPDATE = encode_update(_RECORD, (Accusation("cd" * 16, 2.5),))
+_LIVELY = attrs.evolve(
+    _RECORD, id="cd" * 16, state=rpcnet.NodeState.ALIVE, vitals=Vitals(7, 0.5, (0.001, -0.002, 0.003, 0.5))
+)
+_LARGE_TAGS = encode_tags({"k": "v" * MAX_INLINE_BYTES}, ("s",))
+_NAMED = attrs.evolve(_LIVELY, id="ef" * 16, tags={}, services=(), digest=digest_of(_LARGE_TAGS))
+_UPDATES = tuple(
+    encode_age(1.5) + encode_update(record, (Accusation("cd" * 16, 2.5),)) for record in (_RECORD, _LIVELY, _NAMED)
+)
+_UPDATE = _UPDATES[0]
+_SIGN = encode_age(0.5) + encode_refresh(_LIVELY)
+_IDENTITY = Identity("ab" * 16, 1, 2)
+_STRINGS = (
+    encode_event(Event(_IDENTITY, 3, "name", b"payload")),
+    encode_question(Question(_IDENTITY, 5.0, "a:1", Selector.parse("zone=a, !b"), "name", b"payload")),
+    encode_reply(Reply(_IDENTITY, "cd" * 16, None)),
+    encode_reply(Reply(_IDENTITY, "cd" * 16, b"answer", is_relayed=True)),
+    encode_thanks(Thanks(_IDENTITY, "cd" * 16, for_answer=True)),
+    encode_missing(Missing(_IDENTITY, "cd" * 16, 3)),
+)
 _HELLO = Hello(
     protocol_min=1,
     protocol_max=1,
@@ -211,6 +254,103 @@ def _fields(one: MethodCodec, _: object) -> bytes:
     return sent[1]
 
 
+def _member(*known: MemberRecord) -> SwimMachine:
+    local = MemberRecord(id="01" * 16, name="local", address="local:1", boot_id=5)
+    swim = SwimMachine(local=local, config=GossipConfig(), rng=random.Random(1), now=0.0, known=known)
+    swim.update_local(0.5, tags={"k": "v" * MAX_INLINE_BYTES}, services=("s",))
+    return swim
+
+
+_KNOWN = (_RECORD, attrs.evolve(_LIVELY, vitals=Vitals()), attrs.evolve(_RECORD, id="77" * 16, name="other"))
+
+
+def member_of_the_bench() -> SwimMachine:
+    """Return a machine that knows the nodes of the real encodings."""
+    return _member(*_KNOWN)
+
+
+_VIEW = member_of_the_bench()
+_EMPTY = _member()
+
+
+def _answer_to(request: bytes) -> bytes:
+    return answer(request, _VIEW, 1.0)[0]
+
+
+_REQUESTS = (
+    AskerExchange.sync(_EMPTY, max_records=100).start(1.0),
+    AskerExchange.listen(_EMPTY, max_records=100).start(1.0),
+    AskerExchange.show(_VIEW, (_RECORD, _LIVELY, _NAMED)).start(1.0),
+    encode_fetch((_VIEW.local.digest, _NAMED.digest)),
+)
+_ANSWERS = tuple(bytes([kind]) + _answer_to(_REQUESTS[kind]) for kind in range(3))
+
+
+def _asked(data: bytes) -> None:
+    """Read an answer as the side that asked; the first byte says what for. Whatever is wrong ends the exchange."""
+    if not data:
+        return
+    if data[0] % 3 == 0:
+        asking = AskerExchange.sync(_EMPTY, max_records=100)
+    elif data[0] % 3 == 1:
+        asking = AskerExchange.listen(_EMPTY, max_records=100)
+    else:
+        asking = AskerExchange.show(_VIEW, _KNOWN)
+    asking.start(1.0)
+    try:
+        following = asking.handle(data[1:], 1.0)
+    except MessageError:
+        assert asking.is_done
+        assert asking.records == []
+        raise
+    assert (following is None) == asking.is_done
+
+
+def state_of_machine(swim: SwimMachine) -> object:
+    """Return everything that a datagram may change in a machine."""
+    return (
+        swim.records(),
+        swim.hashes.encode(),
+        swim.next_timer(),
+        swim.has_lost_name,
+        (len(swim._queue), len(swim._refreshes), len(swim._checks), len(swim._desk._relays)),
+        [(member.heard_at, dict(member.accusations), member.told_at) for member in swim._roster.members()],
+    )
+
+
+def _machine(data: bytes) -> None:
+    """Give a machine a datagram: it changes nothing and raises, or all that follows can be said to others."""
+    swim = member_of_the_bench()
+    before = state_of_machine(swim)
+    try:
+        effects = [*swim.handle_datagram(data, "ab:1", 1.0), *swim.on_timer(1.5)]
+    except MessageError:
+        assert state_of_machine(swim) == before
+        raise
+    for effect in effects:
+        if isinstance(effect, SendDatagram):
+            decode_datagram(effect.payload)
+    known = {record.id for record in swim.records()}
+    assert len(known) == len(swim.members())
+    joined = {
+        effect.event.node.id for effect in effects if isinstance(effect, Emit) and isinstance(effect.event, NodeJoined)
+    }
+    assert joined <= known
+    assert swim.hashes == BucketHashes.of(swim.records())
+    assert swim.local.state is rpcnet.NodeState.ALIVE
+
+
+_ID, _OTHER, _LOCAL = "ab" * 16, "cd" * 16, "01" * 16
+_DATAGRAMS = (
+    encode_datagram(encode_head(Ping(1, _ID, _LOCAL, _STATUS)), [_UPDATE]),
+    encode_datagram(encode_head(Ack(1, _ID, _ID, _STATUS, coordinates=(0.1, 0.1, 0.1, 0.1))), [], [_SIGN]),
+    encode_datagram(encode_head(Ack(1, _ID, _OTHER, _STATUS, you=_STATUS, asked=_LOCAL)), [], [_SIGN, _SIGN]),
+    encode_datagram(encode_head(PingReq(1, _ID, _OTHER, _STATUS, 0.5, "a:1")), _UPDATES),
+    encode_datagram(encode_head(Nack(1, _ID, _OTHER, refused=True)), [], [], _STRINGS[:1]),
+    encode_datagram(encode_head(Claim(_LOCAL, _STATUS, 4, "a:1")), []),
+    encode_datagram(encode_head(None), _UPDATES, [_SIGN], _STRINGS),
+)
+
 DECODERS: Mapping[str, Decoder] = {
     "frames": Decoder(
         _frames,
@@ -245,17 +385,16 @@ DECODERS: Mapping[str, Decoder] = {
     "declared errors": Decoder(
         _values(lambda one, data: one.decode_application_error("Lost", data)), _seeds(_fields), ()
     ),
-    "datagrams": Decoder(
-        decode_datagram,
-        (
-            encode_datagram(encode_head(Ping(1, "ab" * 16, "cd" * 16, _STATUS)), [_UPDATE]),
-            encode_datagram(encode_head(Ack(1, "ab" * 16, "cd" * 16, _STATUS, you=_STATUS)), []),
-            encode_datagram(encode_head(PingReq(1, "ab" * 16, "cd" * 16, _STATUS, 0.5, "a:1")), [_UPDATE, _UPDATE]),
-            encode_datagram(encode_head(None), [_UPDATE]),
-        ),
+    "datagrams": Decoder(decode_datagram, _DATAGRAMS, (MessageError,)),
+    "user strings": Decoder(decode_user, _STRINGS, (MessageError,)),
+    "exchange requests": Decoder(lambda data: answer(data, _VIEW, 1.0), _REQUESTS, (MessageError,)),
+    "exchange answers": Decoder(_asked, _ANSWERS, (MessageError,)),
+    "bodies of tags": Decoder(
+        lambda data: decode_bodies(data, (_NAMED.digest,)),
+        (_answer_to(encode_fetch((_NAMED.digest,))),),
         (MessageError,),
     ),
-    "states": Decoder(decode_state, (encode_state([_RECORD]), encode_state(())), (MessageError,)),
+    "membership machine": Decoder(_machine, _DATAGRAMS, (MessageError,)),
 }
 
 
