@@ -37,9 +37,9 @@ from rpcnet.events import (
     PartitionHealed,
 )
 
-_CONNECTION_FILES = tuple(
-    "/aioquic/ /cryptography/ /OpenSSL/ /ssl.py /_net/quic /_net/session /_net/client_session /_net/server_session "
-    "/_net/dialling /_net/certificates".split()
+_CONNECTION_FILES = (
+    *("/aioquic/", "/cryptography/", "/OpenSSL/", "/ssl.py", "/_net/quic", "/_net/session", "/_net/client_session"),
+    *("/_net/server_session", "/_net/dialling", "/_net/certificates"),
 )
 _PROFILES = {"local": rpcnet.NodeConfig.local, "lan": rpcnet.NodeConfig.lan, "wan": rpcnet.NodeConfig.wan}
 
