@@ -37,8 +37,6 @@ from rpcnet._core.swim import Effect, FetchMetadata, OpenSync, SwimMachine
 from rpcnet._signals import VitalsHeard
 from rpcnet.events import NodeJoined, NodeLeft, NodeReaped, NodeState, NodeSuspected, NodeUpdated
 
-CALM = {"sync_interval": 3600.0, "heal_interval": 3600.0}
-
 # --- exchanges
 
 
@@ -85,7 +83,7 @@ def test_what_an_exchange_taught_is_passed_on_as_if_said_now() -> None:
 
 
 def test_an_exchange_that_taught_something_is_followed_by_another() -> None:
-    swim = machine(A, **CALM)
+    swim = machine(A, sync_interval=3600, heal_interval=3600)
     show(swim, B, C, now=10.0)
     follow_up = [at for at, effect in wait(swim, 12.4) if isinstance(effect, OpenSync)]
     assert len(follow_up) == 1
@@ -94,7 +92,7 @@ def test_an_exchange_that_taught_something_is_followed_by_another() -> None:
 
 
 def test_newer_vitals_that_an_exchange_happens_to_bring_are_no_news_and_no_sign_of_a_gap() -> None:
-    swim = machine(A, placed(B, 1), C, **CALM)
+    swim = machine(A, placed(B, 1), C, sync_interval=3600, heal_interval=3600)
     quiet(swim)
     assert kinds(show(swim, placed(B, 9), now=10.0)) == [VitalsHeard]
     assert record_of(swim, "b").vitals.epoch == 9
@@ -235,7 +233,7 @@ def replied(effect: FetchMetadata, by: SwimMachine) -> bytes:
 
 
 def test_a_record_that_names_its_tags_has_them_fetched_and_the_node_updated() -> None:
-    swim = machine(A, C, **CALM)
+    swim = machine(A, C, sync_interval=3600, heal_interval=3600)
     told = tell(swim, owner().local, now=5.0)
     assert kinds(told) == [NodeJoined]
     effect, at = fetch_from(swim, 10.0)
@@ -247,7 +245,7 @@ def test_a_record_that_names_its_tags_has_them_fetched_and_the_node_updated() ->
 
 
 def test_old_tags_stand_until_the_body_of_the_new_ones_is_here() -> None:
-    swim = machine(A, C, record("b", tags={"old": "1"}, services=("r",)), **CALM)
+    swim = machine(A, C, record("b", tags={"old": "1"}, services=("r",)), sync_interval=3600, heal_interval=3600)
     tell(swim, owner().local, now=5.0)
     assert (dict(record_of(swim, "b").tags), record_of(swim, "b").services) == ({"old": "1"}, ("r",))
     assert record_of(swim, "b").meta_version == 1
@@ -258,7 +256,7 @@ def test_old_tags_stand_until_the_body_of_the_new_ones_is_here() -> None:
 
 
 def test_a_body_that_is_here_already_completes_the_next_record_at_once() -> None:
-    swim = machine(A, C, **CALM)
+    swim = machine(A, C, sync_interval=3600, heal_interval=3600)
     tell(swim, owner().local, now=5.0)
     effect, at = fetch_from(swim, 10.0)
     swim.fetched(effect.fetch, replied(effect, owner()), at)
@@ -268,7 +266,7 @@ def test_a_body_that_is_here_already_completes_the_next_record_at_once() -> None
 
 
 def test_a_suspicion_that_names_the_tags_does_not_lose_them() -> None:
-    swim = machine(A, C, **CALM)
+    swim = machine(A, C, sync_interval=3600, heal_interval=3600)
     tell(swim, owner().local, now=5.0)
     effect, at = fetch_from(swim, 10.0)
     swim.fetched(effect.fetch, replied(effect, owner()), at)
@@ -277,7 +275,7 @@ def test_a_suspicion_that_names_the_tags_does_not_lose_them() -> None:
 
 
 def test_no_answer_and_a_bad_answer_are_tried_again() -> None:
-    swim = machine(A, C, **CALM)
+    swim = machine(A, C, sync_interval=3600, heal_interval=3600)
     tell(swim, owner().local, now=5.0)
     first, at = fetch_from(swim, 10.0)
     assert swim.fetched(first.fetch, None, at) == []
@@ -290,7 +288,7 @@ def test_no_answer_and_a_bad_answer_are_tried_again() -> None:
 
 
 def test_a_body_given_up_is_asked_for_again_by_the_owners_next_sign_of_life() -> None:
-    swim = machine(A, C, **CALM)
+    swim = machine(A, C, sync_interval=3600, heal_interval=3600)
     said = owner().local
     tell(swim, said, now=5.0)
     tried, now = 0, 5.0
@@ -304,7 +302,7 @@ def test_a_body_given_up_is_asked_for_again_by_the_owners_next_sign_of_life() ->
 
 
 def test_an_answer_that_comes_after_the_tags_changed_again_changes_nothing() -> None:
-    swim = machine(A, C, **CALM)
+    swim = machine(A, C, sync_interval=3600, heal_interval=3600)
     tell(swim, owner().local, now=5.0)
     effect, at = fetch_from(swim, 10.0)
     tell(swim, record("b", meta_version=9, tags={"now": "small"}), now=at)
@@ -322,7 +320,7 @@ def test_an_answer_to_what_nobody_asked_is_not_kept() -> None:
 
 
 def test_reaping_releases_the_bodies_of_the_gone() -> None:
-    swim = machine(A, C, dead_reap_after=100, **CALM)
+    swim = machine(A, C, dead_reap_after=100, sync_interval=3600, heal_interval=3600)
     tell(swim, owner().local, now=5.0)
     effect, at = fetch_from(swim, 10.0)
     swim.fetched(effect.fetch, replied(effect, owner()), at)

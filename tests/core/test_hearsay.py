@@ -37,8 +37,6 @@ from rpcnet._core.relays import FIRST_CHECK_SEQ
 from rpcnet._core.swim import SendDatagram, SwimMachine
 from rpcnet.events import NodeFailed, NodeJoined, NodeRecovered, NodeReplaced, NodeState
 
-CALM = {"sync_interval": 3600.0, "heal_interval": 3600.0, "refresh_interval": 86400.0}
-
 
 def checks(swim: SwimMachine, until: float) -> list[tuple[float, str]]:
     """When whom a machine asks on its own, and where."""
@@ -125,7 +123,12 @@ def test_old_talk_of_a_living_node_never_restarts_the_dead_in_a_random_cluster_o
     """Whoever heard the death never lists the dead again, whatever the others say and in whatever order."""
     for seed in range(5):
         rng = random.Random(seed)
-        machines = [machine(record(letter), dead_reap_after=10_000, **CALM) for letter in "0123456789"]
+        machines = [
+            machine(
+                record(letter), dead_reap_after=10_000, sync_interval=3600, heal_interval=3600, refresh_interval=86400
+            )
+            for letter in "0123456789"
+        ]
         everyone = [swim.local for swim in machines]
         for swim in machines:
             show(swim, *[item for item in everyone if item != swim.local], record("d"), now=1.0)
@@ -141,7 +144,7 @@ def test_old_talk_of_a_living_node_never_restarts_the_dead_in_a_random_cluster_o
 
 
 def test_three_checks_go_unanswered_further_and_further_apart_and_then_it_is_forgotten() -> None:
-    swim = machine(A, C, **CALM)
+    swim = machine(A, C, sync_interval=3600, heal_interval=3600, refresh_interval=86400)
     quiet(swim)
     tell(swim, B, now=10.0, age=60.0)
     assert checks(swim, 15.99) == [(10.0, "b:1"), (11.0, "b:1")]
@@ -184,7 +187,7 @@ def test_an_answer_of_another_boot_alone_is_no_word_for_what_was_checked() -> No
 
 
 def test_fresh_news_settles_what_was_being_checked() -> None:
-    swim = machine(A, C, **CALM)
+    swim = machine(A, C, sync_interval=3600, heal_interval=3600, refresh_interval=86400)
     quiet(swim)
     tell(swim, B, now=10.0, age=60.0)
     assert kinds(tell(swim, B, now=10.5)) == [NodeJoined]
@@ -240,7 +243,10 @@ def test_everything_in_the_table_ends() -> None:
 def test_the_dead_are_forgotten_everywhere() -> None:
     """Exchanges among those who remember and those who do not never keep a tombstone alive for ever."""
     rng = random.Random(8)
-    machines = [machine(record(letter), dead_reap_after=1000, **CALM) for letter in "012345678"]
+    machines = [
+        machine(record(letter), dead_reap_after=1000, sync_interval=3600, heal_interval=3600, refresh_interval=86400)
+        for letter in "012345678"
+    ]
     everyone = [swim.local for swim in machines]
     for number, swim in enumerate(machines):
         show(swim, *[item for item in everyone if item != swim.local], now=1.0)

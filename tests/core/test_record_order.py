@@ -49,7 +49,7 @@ STATUS_TABLE = (
 
 # Metadata, from the oldest to the newest: boot id, meta version, and what is said (of two with one version, the
 # greater content counts, so that all nodes choose the same).
-METADATA_TABLE = (
+METADATA_TABLE: tuple[tuple[int, int, dict[str, object]], ...] = (
     (0, MAX_INCARNATION, {"tags": {"z": "z"}}),
     (1, 0, {}),
     (1, 0, {"tags": {"zone": "a"}}),
