@@ -34,6 +34,7 @@ __all__ = ["ClusterKeys", "KeyHost", "KeyReport", "KeyUse", "NodeKeys"]
 
 _AT_ONCE = 32
 _NODE_TIMEOUT = 5.0
+_TIMEOUT, _TIMEOUT_PER_NODE = 30.0, 0.1
 _MAX_PASSES = 3
 _MAX_ATTEMPTS = 5
 _PAUSE = 0.2
@@ -159,51 +160,56 @@ class ClusterKeys:
             self._made = self._make_host()
         return self._made
 
-    async def list(self, *, timeout: float = 30.0) -> KeyReport:  # noqa: ASYNC109 - what comes late is in the report
+    async def list(self, *, timeout: float | None = None) -> KeyReport:  # noqa: ASYNC109 - what comes late is in the report
         """Ask every live node for its keys. A checkpoint.
 
         Args:
-            timeout: seconds for all of them together; who has not answered then stands in the report as an error.
+            timeout: seconds for all of them together; by default 30, and a tenth of one for each. Who has not
+                answered then stands in the report as an error.
 
         Raises:
-            ConfigError: the timeout is none.
+            ConfigError: the timeout is no number above 0.
             RuntimeError: the node does not run.
         """
-        return await self._ask_all(trio.current_time() + _checked(timeout), is_given=False)
+        return await self._ask_all(trio.current_time() + self._timeout(timeout), is_given=False)
 
     async def install(
         self,
         secret: bytes | str,
         *,
-        timeout: float = 30.0,  # noqa: ASYNC109 - what comes late is in the report
+        timeout: float | None = None,  # noqa: ASYNC109 - what comes late is in the report
     ) -> KeyReport:
         """Let every node open what is sealed with one key more. A checkpoint; cancelling leaves it half done.
 
         Args:
             secret: 32 random bytes, or the same as base64, as ``openssl rand -base64 32`` prints.
-            timeout: seconds for all nodes together; who has not answered then stands in the report as an error.
+            timeout: seconds for all nodes together; by default 30, and a tenth of one for each. Who has not
+                answered then stands in the report as an error.
 
         Raises:
             SecurityError: it is no such secret, there are three keys already, or another one has the same id.
             Aborted: others change keys at the same time, again and again.
+            ConfigError: the timeout is no number above 0.
             RuntimeError: the node does not run.
         """
         key = _key_of(secret)
         return await self._change(lambda ring: ring.install(key), None, timeout)
 
-    async def use(self, key_id: int, *, force: bool = False, timeout: float = 30.0) -> KeyReport:  # noqa: ASYNC109
+    async def use(self, key_id: int, *, force: bool = False, timeout: float | None = None) -> KeyReport:  # noqa: ASYNC109
         """Let every node seal with an installed key. A checkpoint; cancelling leaves it half done.
 
         Args:
             key_id: the id of the key.
             force: whether to do it although live nodes do not have the key, or do not answer; they are deaf then until
                 they have taken the ring over.
-            timeout: seconds for all nodes together; who has not answered then stands in the report as an error.
+            timeout: seconds for all nodes together; by default 30, and a tenth of one for each. Who has not
+                answered then stands in the report as an error.
 
         Raises:
             SecurityError: there is no such key.
             FailedPrecondition: not all live nodes have it; the message names those that lack it.
             Aborted: others change keys at the same time, again and again.
+            ConfigError: the timeout is no number above 0.
             RuntimeError: the node does not run.
         """
 
@@ -218,19 +224,21 @@ class ClusterKeys:
 
         return await self._change(lambda ring: ring.use(key_id), check, timeout)
 
-    async def remove(self, key_id: int, *, force: bool = False, timeout: float = 30.0) -> KeyReport:  # noqa: ASYNC109
+    async def remove(self, key_id: int, *, force: bool = False, timeout: float | None = None) -> KeyReport:  # noqa: ASYNC109
         """Let no node open any more what is sealed with a key. A checkpoint; cancelling leaves it half done.
 
         Args:
             key_id: the id of the key; one that no node has is ignored.
             force: whether to do it although live nodes still seal with it, or do not answer; they are not heard then
                 until they have taken the ring over.
-            timeout: seconds for all nodes together; who has not answered then stands in the report as an error.
+            timeout: seconds for all nodes together; by default 30, and a tenth of one for each. Who has not
+                answered then stands in the report as an error.
 
         Raises:
             SecurityError: it is the key in use.
             FailedPrecondition: not all live nodes use another one; the message names those.
             Aborted: others change keys at the same time, again and again.
+            ConfigError: the timeout is no number above 0.
             RuntimeError: the node does not run.
         """
 
@@ -251,12 +259,13 @@ class ClusterKeys:
         self,
         step: Callable[[KeyRing], KeyRing],
         check: Callable[[KeyReport], None] | None,
-        timeout: float,  # noqa: ASYNC109 - what comes late is in the report
+        timeout: float | None,  # noqa: ASYNC109 - what comes late is in the report
     ) -> KeyReport:
         """Make a step on all nodes, until it holds."""
-        host, deadline = self._host, trio.current_time() + _checked(timeout)
+        host, seconds = self._host, self._timeout(timeout)
         desk = host.exchange.desk
         async with self._changing:
+            deadline = trio.current_time() + seconds
             for attempt in range(_MAX_ATTEMPTS):
                 now = trio.current_time()
                 before = await self._settle(now + (deadline - now) / 2)
@@ -284,6 +293,13 @@ class ClusterKeys:
         return next((key for key in self._host.exchange.desk.listing().keys if key.key_id == key_id), None)
 
     # --- asking
+
+    def _timeout(self, timeout: object) -> float:
+        if timeout is None:
+            return _TIMEOUT + _TIMEOUT_PER_NODE * len(self._host.nodes())
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+            raise ConfigError(f"timeout = {timeout!r}: must be a number above 0")
+        return timeout
 
     async def _ask_all(self, deadline: float, *, is_given: bool, last: Collection[str] = ()) -> KeyReport:
         """Ask every live node, and those that join meanwhile.
@@ -348,12 +364,6 @@ def _key_of(secret: bytes | str) -> GossipKey:
     if not isinstance(secret, bytes):
         raise SecurityError(f"a key must be bytes, or text in base64, not {type(secret).__name__}")
     return GossipKey.of(secret)
-
-
-def _checked(timeout: object) -> float:
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-        raise ConfigError(f"timeout = {timeout!r}: must be a number above 0")
-    return timeout
 
 
 def _listed(names: Sequence[str]) -> str:

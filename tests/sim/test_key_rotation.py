@@ -250,6 +250,26 @@ def test_two_operators_at_once_both_get_what_they_want() -> None:
     run(scenario)
 
 
+def test_orders_of_one_operator_wait_for_each_other_and_each_has_its_time() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        *present, absent = await cluster.start(4)
+        await cluster.converged()
+        cluster.partition([absent], present)
+        reports: dict[int, rpcnet.KeyReport] = {}
+
+        async def install(number: int) -> None:
+            reports[number] = await present[0].node.keys.install(secret(number), timeout=1.0)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(install, 1)
+            nursery.start_soon(install, 2)
+        assert len(rings(present)) == 1
+        assert [list(report.errors) for report in reports.values()] == [["n3"], ["n3"]]
+        assert sorted(len(report.nodes["n1"].keys) for report in reports.values()) == [2, 3]
+
+    run(scenario)
+
+
 def test_of_two_operators_who_use_different_keys_at_once_one_has_the_last_word() -> None:
     async def scenario(cluster: SimulatedCluster) -> None:
         handles = await cluster.start(4)
