@@ -202,14 +202,14 @@ def test_tags_above_512_bytes_are_told_by_digest_and_below_it_inline_again() -> 
 def test_a_change_of_the_stalls_is_news_and_a_change_of_the_place_is_not() -> None:
     swim = machine(A, B)
     quiet(swim)
-    assert swim.own_vitals(OwnVitals(coordinates=(0.5, 0, 0, 1), stall=0.2, at=3.0), 3.0) == []
+    assert swim.own_vitals(OwnVitals(coordinates=(0.5, 0.0, 0.0, 1.0), stall=0.2, at=3.0), 3.0) == []
     assert A.id not in swim._queue
-    assert swim.local.vitals.coordinates == (0.5, 0, 0, 1)
-    (event,) = events(swim.own_vitals(OwnVitals(coordinates=(0.5, 0, 0, 1), stall=2.5, at=4.0), 4.0))
+    assert swim.local.vitals.coordinates == (0.5, 0.0, 0.0, 1.0)
+    (event,) = events(swim.own_vitals(OwnVitals(coordinates=(0.5, 0.0, 0.0, 1.0), stall=2.5, at=4.0), 4.0))
     assert isinstance(event, NodeUpdated)
     assert (event.previous.stall, event.node.stall) == (0.0, 2.0)
     assert A.id in swim._queue
-    assert swim.own_vitals(OwnVitals(coordinates=(0.5, 0, 0, 1), stall=3.9, at=5.0), 5.0) == []
+    assert swim.own_vitals(OwnVitals(coordinates=(0.5, 0.0, 0.0, 1.0), stall=3.9, at=5.0), 5.0) == []
 
 
 # --- refreshes

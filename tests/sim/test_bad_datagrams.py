@@ -12,7 +12,7 @@ from _world import World, stub
 
 import rpcnet
 from rpcnet._core.members import MemberRecord
-from rpcnet._core.messages import encode_datagram, encode_head, encode_state, encode_update
+from rpcnet._core.messages import encode_age, encode_datagram, encode_head, encode_update
 from rpcnet._net.addresses import Address, parse_address
 from rpcnet._net.environment import current_environment
 from rpcnet._net.memory import MemoryNetwork, MemoryPort
@@ -121,7 +121,7 @@ def goodbye_of(world: World) -> bytes:
     parts = world.handles[0].node._parts
     assert parts is not None
     local: MemberRecord = attrs.evolve(parts.local, state=rpcnet.NodeState.LEFT)
-    return encode_datagram(encode_head(None), [encode_update(local)])
+    return encode_datagram(encode_head(None), [encode_age(0.0) + encode_update(local)])
 
 
 def test_a_goodbye_that_was_sealed_with_another_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,10 +144,26 @@ def test_garbage_that_was_sealed_with_the_right_secret(monkeypatch: pytest.Monke
         good = goodbye_of(world)
         for size in range(200):
             attacker.throw(sealer.seal(attacker.rng.randbytes(size)), sealer.seal(good[: size % len(good)]))
-        attacker.throw(sealer.seal(encode_state(())), sealer.seal(b""))
+        attacker.throw(sealer.seal(good + b"x"), sealer.seal(b""))
         await trio.sleep(1)
 
     simulate(attack, monkeypatch)
+
+
+def test_the_goodbye_of_the_attacks_would_be_believed_if_it_were_sealed_rightly() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        one, other = await world.start(2)
+        await trio.sleep(3)
+        port = await current_environment().bind("10.7.7.7:7946")
+        sealer = Sealer(cluster.security.cluster, cluster.security.gossip_keys, b"insider!")
+        noticed = len(cluster.trace)
+        port.send([(sealer.seal(goodbye_of(world)), parse_address(other.address))])
+        await trio.sleep(1)
+        assert "NodeLeft" in str(cluster.trace[noticed:])
+        port.close()
+
+    run(scenario)
 
 
 def test_first_packets_of_connections_that_are_never_finished(monkeypatch: pytest.MonkeyPatch) -> None:

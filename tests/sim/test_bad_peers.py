@@ -228,7 +228,14 @@ def test_a_state_of_garbage_is_not_answered_and_changes_nothing() -> None:
     async def scenario(world: World, peer: RawPeer) -> None:
         connection = await peer.dial(world.handles[1].address)
         await connection.greet()
-        for body in (b"", b"\x00", b"\xff" * 1000, b"\x9f" * 1000):
+        for body in (
+            b"",
+            b"\x00",
+            b"\xff" * 1000,
+            b"\x9f" * 1000,
+            b"\x01\x01" + bytes(511),
+            b"\x01\x03" + b"\xff" * 99,
+        ):
             stream = connection.open(STATE + encode_frame(FrameKind.STATE, 1, body=body), end=True)
             await trio.sleep(0.1)
             assert stream not in connection.received
@@ -295,6 +302,6 @@ def test_a_server_that_breaks_a_rule_is_left_and_named(misbehave: Callable[[Conn
         assert parts is not None
         endpoint = parts.endpoint
         with pytest.raises(rpcnet.RpcNetError, match=reason), trio.fail_after(60):
-            await endpoint.membership.exchange_state(peer.address, b"state")
+            await endpoint.membership.exchange(peer.address, b"state")
 
     simulate(scenario)
