@@ -185,7 +185,7 @@ class DetectorMachine:
             case ProbeRefused(node_id=node_id) if node_id in self._peers:
                 cycle = self._prober.cycles.get(node_id)
                 if cycle is None:
-                    return self._probe_soon(node_id, now)
+                    return [] if self._is_accused_by_self(node_id) else self._probe_soon(node_id, now)
                 cycle.is_refused = True
             case LeaseExpired(node_id=node_id) if node_id in self._peers:
                 return self._probe_soon(node_id, now)
@@ -404,6 +404,11 @@ class DetectorMachine:
             return []
         cycle.started_at = now
         return [self._prober.attempt(cycle, now)]
+
+    def _is_accused_by_self(self, node_id: str) -> bool:
+        """Whether this node has said what it knows; more pings would only bring more refusals."""
+        case = self._docket.get(node_id)
+        return case is not None and self._local_id in case.accusers
 
     def _probe_soon(self, node_id: str, now: float) -> list[ClusterEvent]:
         """Probe a node out of its turn, now or, when there were many, in one of the next periods."""

@@ -19,7 +19,7 @@ from rpcnet.config import DetectorConfig
 from .coordinates import ORIGIN, Position, distance, is_sane
 from .peers import Peers
 from .phi import LossModel, Trial, silence_probability
-from .probing import HELPER_PINGS, Cycle, schedule
+from .probing import ASKING_AFTER, HELPER_PINGS, Cycle, schedule
 from .relays import FIRST_RELAY_SEQ
 from .round_trips import RoundTripModel
 from .suspicion import Docket
@@ -108,7 +108,9 @@ class Prober:
         if cycle is None and node is not None:
             offsets, length = schedule(self.round_trips.q90(node_id), self._period)
             repeats = 0 if after is None else after.repeats + 1
-            cycle = self.cycles[node_id] = Cycle(node_id, node.boot_id, at, offsets, length, silence, repeats)
+            asks_from = ASKING_AFTER * self._period
+            cycle = Cycle(node_id, node.boot_id, at, offsets, length, asks_from, silence, repeats)
+            self.cycles[node_id] = cycle
             self.timers.set(node_id, at)
         if cycle is None:
             raise ValueError(f"{node_id} is no member")

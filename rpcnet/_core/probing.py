@@ -3,8 +3,12 @@
 The rules of this file:
 
 * A cycle of period T pings at ``0, r, 3r, 7r, 15r, 31r``, ``r`` being the time within which nine answers in ten
-  arrive (5 ms to T/8), but not after T/2. With the third and the fifth ping other nodes are asked to ping too, and
-  with the third the target is asked over a QUIC connection as well, if there can be one.
+  arrive (T/100 to T/8), but not after T/2.
+* With the first ping from the third on that comes after T/10, and with the next one, other nodes are asked to ping too;
+  with the first of the two the target is asked over a QUIC connection as well. Earlier it would mostly be answers that
+  are a little late, and where a machine has too much to do, helping with those would be what keeps it busy.
+* When the target's host has said that nobody has the port, the same is asked of helpers once, so that a mere filter on
+  one path is found out, and no connection is tried.
 * It fails when the answer to the last ping is overdue by as much again, not before 0.4 T and not after T.
 * The answer to a helper is as good as any to tell that the target lives. But the pings go on, without helpers, so that
   at the end it is known whether the direct path works.
@@ -16,20 +20,23 @@ import attrs
 
 from .phi import Trial
 
-__all__ = ["HELPER_PINGS", "Cycle", "schedule"]
+__all__ = ["ASKING_AFTER", "HELPER_PINGS", "Cycle", "schedule"]
 
 HELPER_PINGS = 3
 """How often a helper pings the target."""
 
+ASKING_AFTER = 0.1
+"""The part of a period after which others are asked."""
+
 _SLOTS = (0, 1, 3, 7, 15, 31)
-_SHORTEST_STEP = 0.005
+_SHORTEST_STEP = 0.01
 _EARLIEST_END = 0.4
-_ASK_HELPERS_AT = (2, 4)
+_FIRST_ASKING = 2
 
 
 def schedule(q90: float, period: float) -> tuple[tuple[float, ...], float]:
     """Return the offsets of a cycle's pings and of its end, in seconds."""
-    step = min(max(q90, _SHORTEST_STEP), period / 8)
+    step = min(max(q90, _SHORTEST_STEP * period), period / 8)
     offsets = tuple([step * slot for slot in _SLOTS if step * slot <= period / 2])
     overdue = step * (2 ** len(offsets) - 1)
     return offsets, min(max(overdue, _EARLIEST_END * period), period)
@@ -47,6 +54,8 @@ class Cycle:
     """When the pings are due, from the start."""
     length: float
     """When it fails, from the start."""
+    asks_from: float = 0.0
+    """From when on others are asked, from the start."""
     silence: float = 1.0
     """How probable the silence of the cycles just before this one is."""
     repeats: int = 0
@@ -83,14 +92,21 @@ class Cycle:
         return len(self.seqs) == len(self.offsets)
 
     @property
+    def _first_asking(self) -> int:
+        """Which of the pings is the first that goes with questions to others."""
+        late = [i for i, offset in enumerate(self.offsets) if i >= _FIRST_ASKING and offset >= self.asks_from]
+        return late[0] if late else len(self.offsets) - 1
+
+    @property
     def asks_helpers(self) -> bool:
         """Whether the next ping goes with requests to helpers."""
-        return len(self.seqs) in _ASK_HELPERS_AT and not self.is_helped
+        turn = len(self.seqs) - self._first_asking
+        return (turn == 0 or (turn == 1 and not self.is_refused)) and not self.is_helped
 
     @property
     def asks_connection(self) -> bool:
         """Whether the next ping goes with a question over a connection."""
-        return len(self.seqs) == _ASK_HELPERS_AT[0]
+        return len(self.seqs) == self._first_asking and not self.is_refused
 
     @property
     def were_helpers_silent(self) -> bool:

@@ -44,11 +44,26 @@ def verdict_at(bench: Bench, name: str, within: float = 60.0) -> float:
 # --- helpers and connections
 
 
-def test_a_connection_is_asked_once_per_cycle_from_the_third_attempt_on() -> None:
+def test_a_connection_is_asked_once_per_cycle_and_not_for_a_mere_delay() -> None:
     bench = Bench(names(10))
     bench.run(30)
     bench.silent = {"n00"}
-    assert [probe.fallback for probe in cycle_of(bench, "n00")] == [False, False, True, False, False, False]
+    assert [probe.fallback for probe in cycle_of(bench, "n00")] == [False, False, False, False, True, False]
+
+
+def test_refusals_of_a_node_that_was_accused_start_nothing_more() -> None:
+    bench = Bench(names(10))
+    bench.run(30)
+    bench.silent = {"n00"}
+    bench.hear(ProbeRefused(node_id="n00", at=bench.now))
+    bench.hear(ProbeRefused(node_id="n00", at=bench.now))
+    bench.run(0.7)
+    assert of(Suspicion, bench.said)
+    bench.suspect("n00", "me")
+    before = len(of(ProbeDue, bench.said))
+    for _ in range(50):
+        bench.hear(ProbeRefused(node_id="n00", at=bench.now))
+    assert len(of(ProbeDue, bench.said)) == before
 
 
 def test_helpers_of_different_zones_are_asked_first() -> None:

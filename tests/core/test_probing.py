@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rpcnet._core.peers import Peers
 from rpcnet._core.phi import Trial
-from rpcnet._core.probing import Cycle, schedule
+from rpcnet._core.probing import ASKING_AFTER, Cycle, schedule
 from rpcnet.events import NodeInfo, NodeState
 
 
@@ -122,14 +122,27 @@ def test_coordinates_stay_with_their_member_whoever_comes_and_goes() -> None:
 # --- cycles
 
 
-def cycle(*, sent: int = 0) -> Cycle:
-    offsets, length = schedule(0.005, 1.0)
-    return Cycle("a", 1, 10.0, offsets, length, seqs=list(range(sent)))
+def cycle(*, sent: int = 0, q90: float = 0.005) -> Cycle:
+    offsets, length = schedule(q90, 1.0)
+    return Cycle("a", 1, 10.0, offsets, length, ASKING_AFTER, seqs=list(range(sent)))
 
 
-def test_a_cycle_asks_helpers_twice_and_a_connection_once() -> None:
-    assert [cycle(sent=i).asks_helpers for i in range(6)] == [False, False, True, False, True, False]
-    assert [cycle(sent=i).asks_connection for i in range(6)] == [False, False, True, False, False, False]
+def test_a_cycle_asks_helpers_twice_and_a_connection_once_after_a_tenth_of_the_period() -> None:
+    assert [cycle(sent=i).asks_helpers for i in range(6)] == [False, False, False, False, True, True]
+    assert [cycle(sent=i).asks_connection for i in range(6)] == [False, False, False, False, True, False]
+    assert cycle().offsets[4] == pytest.approx(0.15)
+
+
+def test_on_a_slow_network_a_cycle_asks_with_its_third_ping() -> None:
+    assert [cycle(sent=i, q90=0.1).asks_helpers for i in range(3)] == [False, False, True]
+
+
+def test_a_cycle_whose_target_was_refused_asks_helpers_once_and_no_connection() -> None:
+    refused = [cycle(sent=i) for i in range(6)]
+    for each in refused:
+        each.is_refused = True
+    assert [each.asks_helpers for each in refused] == [False, False, False, False, True, False]
+    assert not any(each.asks_connection for each in refused)
 
 
 def test_a_cycle_that_was_answered_to_a_helper_asks_no_more_of_them() -> None:
