@@ -14,13 +14,16 @@ The rules of this file:
   vote any more. A stable point waits for suspects that could tip the scale.
 * A partition that is not what it was, at a later stable point, is detected anew. It has healed when every voter is back
   or has left, or when at a stable point so few are missing that it would be no partition.
-* A voter that membership forgets (reaps) is given up by a side that may go on. One that may not goes on counting it:
-  otherwise it would become writable by waiting.
+* A voter that membership forgets (reaps) is given up by a side that may go on. One that may not goes on counting it,
+  or it would become writable by waiting, unless it is in the company of a member that may go on.
 * ``writable`` is lost with the voters, before they are declared failed. If voters then fail, it comes back at a stable
   point or when all voters are back, not before: a node between two sides must not make both writable in turns.
 * A node whose detector says that it is cut off itself accuses nobody for a while. It has no quorum until its detector
   must have given the others up, which is when the ordinary rules go on.
 * A node that was stopped itself (its timer comes late) has seen nothing meanwhile, and waits anew.
+* Each node tells the others when it may not go on (it is *halted*). A node that started inside a part, or was cut off
+  itself since it last saw the cluster whole, follows those (``deference.py``). ``StaticQuorum`` needs that for nothing:
+  its number decides. Under ``LeaseQuorum`` a newcomer that follows asks for the lease itself, and goes by the answer.
 
 What becomes of N members of which k are lost, by ``KeepMajority``:
 
@@ -40,9 +43,9 @@ What this is not: consensus. Voters are each node's own memory, and memories may
 majority:
 
 * where a join or a failure in the seconds before the cut had come to a stable point on some nodes only;
-* where a node that was cut off alone, and so has lost its vote, meets a part of the others in the moment in which these
-  lose the rest. With ``least_lost=1`` and ``lost_share=0`` nobody loses a vote that way;
-* where a node was started inside a part: it has never seen the others.
+* where nodes started with a majority that goes on without the rest, and a later cut comes before the first has healed:
+  they count as voters whom the older members count only once the cluster is whole;
+* where some nodes formed a cluster of their own, without the others, before they met a part.
 
 ``StaticQuorum`` and ``LeaseQuorum`` have no such memory.
 """

@@ -113,6 +113,8 @@ class World:
             watcher.hear(NodeReplaced(now, previous=before, at=watcher.now))
         elif before.state is not NodeState.ALIVE:
             watcher.hear(NodeRecovered(now, at=watcher.now))
+        else:
+            watcher.hear(NodeUpdated(now, previous=before, at=watcher.now))
 
     def _lost(self, name: str, side: str, state: NodeState = NodeState.ALIVE) -> str:
         nodes = self.watchers[name].nodes
