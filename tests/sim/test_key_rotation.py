@@ -342,6 +342,24 @@ def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
     run(scenario)
 
 
+def test_a_key_is_not_removed_while_nobody_knows_whether_a_live_node_still_uses_it() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        first = cluster.security.gossip_keys[0].key_id
+        *present, absent = await cluster.start(3)
+        await cluster.converged()
+        keys = present[0].node.keys
+        await keys.install(secret(1))
+        await keys.use(id_of(1))
+        cluster.partition([absent], present)
+        with pytest.raises(rpcnet.FailedPrecondition, match="is not removed: n2 did not say to use another one"):
+            await keys.remove(first, timeout=0.5)
+        assert len((await keys.list(timeout=0.5)).keys) == 2
+        report = await keys.remove(first, force=True, timeout=0.5)
+        assert [(key.key_id, key.have) for key in report.keys] == [(id_of(1), 2)]
+
+    run(scenario)
+
+
 def test_a_node_that_does_not_run_has_no_keys() -> None:
     async def scenario(cluster: SimulatedCluster) -> None:
         node = rpcnet.Node("idle", security=cluster.security)
