@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test large check format bench bench-stable fuzz sim clean
+.PHONY: demo test large test-net check format bench bench-stable fuzz sim clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m rpcnet demo $(ARGS)
@@ -15,6 +15,9 @@ test: $(VENV)/.installed
 
 large: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/large $(ARGS)
+
+test-net: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/realnet $(ARGS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -270,7 +270,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kill", type=int, default=5, help="how many are killed at once")
     parser.add_argument("--wave", type=int, default=8, help="how many are started at a time")
     parser.add_argument("--profile", choices=("local", "lan", "wan"), default="lan")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON, the table to stderr")
     given = parser.parse_args()
     if given.nodes < given.kill + FIRST + 1 or given.kill < 0:
         parser.error(f"--nodes: must be at least {FIRST + 1} more than are killed")
@@ -294,6 +294,7 @@ def run() -> int:
         figures = trio.run(measure, plan, processes)
     say(f"done after {time.monotonic() - began:.0f} s")
     if given.json:
+        say(table(figures))
         print(json.dumps({"machine": machine(), **attrs.asdict(figures)}, indent=2))
     else:
         print(table(figures))
