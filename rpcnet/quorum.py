@@ -6,6 +6,8 @@ The rules of this file:
   what that node sees.
 * What counts are the members of the last stable point. Who joined since then has no vote, on any side, until the
   cluster is whole again.
+* A node that starts on a side that may not go on may not either, until it meets a side that may; ``StaticQuorum``
+  counts it instead. Once all older nodes of that side are gone, only stopping all of its nodes together ends that.
 * No strategy ends a process. It decides ``writable``; what follows from that is the application's.
 """
 

@@ -142,10 +142,10 @@ def test_a_side_that_counts_nodes_which_all_others_forgot_goes_on_with_those() -
     node.settle()
     node.reaps("bcd")
     node.passes(10)
-    assert not node.writable
+    seen = [node.writable]
     node.recovers("e")
     node.passes(10)
-    assert node.writable
+    assert [*seen, node.writable] == [False, True]
     assert set(node.machine.snapshot().voters) == set("ae")
 
 
@@ -172,7 +172,7 @@ def test_without_a_strategy_nobody_is_halted() -> None:
 
 def test_a_static_quorum_follows_nobody_because_its_number_decides() -> None:
     node = Watcher(info("a"), PartitionConfig(strategy=StaticQuorum(2)), [info("b", halted=True)])
-    assert node.writable
+    assert (node.writable, node.has_quorum) == (True, True)
     node.loses("b")
     seen = node.machine.snapshot()
     assert (seen.writable, seen.is_halted, seen.is_following) == (False, True, False)
@@ -181,10 +181,11 @@ def test_a_static_quorum_follows_nobody_because_its_number_decides() -> None:
 def test_a_new_node_asks_for_the_lease_itself_when_others_are_refused_it() -> None:
     node = Watcher(info("x"), PartitionConfig(strategy=LeaseQuorum(never)), [info("a", halted=True)])
     assert (node.machine.wants_lease, node.writable) == (True, False)
-    node.machine.lease(node.now, has_lease=False)
-    assert not node.writable
-    node.machine.lease(node.now, has_lease=True)
-    assert node.writable
+    seen = []
+    for has_lease in (False, True):
+        node.machine.lease(node.now, has_lease=has_lease)
+        seen.append(node.writable)
+    assert seen == [False, True]
     node.hear(NodeUpdated(info("a"), previous=info("a", halted=True), at=node.now))
     node.settle()
     assert (node.machine.wants_lease, node.writable) == (False, True)
@@ -289,7 +290,7 @@ def test_a_change_of_whether_a_node_may_go_on_is_news_at_once() -> None:
     assert kinds(events(effects)) == [NodeUpdated]
     assert (swim.local.info().is_halted, swim.local.vitals.epoch) == (True, 1)
     swim.on_timer(3.0)
-    swim.own_vitals(OwnVitals(coordinates=None, stall=1.0, at=3.0), 3.0)
+    swim.own_vitals(OwnVitals(coordinates=(0.0, 0.0, 0.0, 1.0), stall=1.0, at=3.0), 3.0)
     assert swim.local.vitals.is_halted
 
 
