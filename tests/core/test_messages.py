@@ -65,7 +65,8 @@ stalls = st.sampled_from([0.0, *[0.25 * 2**n for n in range(10)]])
 halves = st.integers(-1024, 1024).map(lambda steps: steps / 32 / 1000)  # what a half float holds exactly, in seconds
 errors = st.integers(0, 64).map(lambda steps: steps / 32)
 places = st.none() | st.tuples(halves, halves, halves.map(abs), errors)
-vitals = st.builds(Vitals, u32, stalls, places)
+halts = st.sampled_from([(False, False), (True, False), (True, True)])
+vitals = st.builds(lambda epoch, stall, place, halt: Vitals(epoch, stall, place, *halt), u32, stalls, places, halts)
 bodies = st.fixed_dictionaries(
     {
         "tags": st.dictionaries(texts.filter(bool), texts, max_size=3),
@@ -167,7 +168,8 @@ def as_refresh(record: MemberRecord, age: float) -> Refresh:
     """Return what a sign of life says: the error of a place is not told."""
     place, vital = record.vitals.coordinates, record.vitals
     told = None if place is None else (*place[:3], 0.5)
-    return Refresh(record.id[:16], record.boot_id % 2**16, vital.epoch, vital.stall, told, age)
+    halt = (vital.is_halted, vital.is_following)
+    return Refresh(record.id[:16], record.boot_id % 2**16, vital.epoch, vital.stall, told, age, *halt)
 
 
 @given(heads, st.lists(updates, max_size=2), st.lists(refreshes, max_size=3), st.lists(strings, max_size=2))
@@ -407,6 +409,7 @@ NAMED = attrs.evolve(PLAIN, tags={}, services=(), digest=bytes(range(12)))
         (replaced(encode(None, Update(NAMED)), b"\x00\x0c" + NAMED.digest, b"\x00\x0b" + NAMED.digest), "digest of 11"),
         (changed(encode(None, Update(LIVELY)), 2 + 2 + 16 + 12, 0x82), "vitals of a node that is not alive"),
         (encode(None, signs=[(LIVELY, 0.0)])[:-7] + b"\x0b" + bytes(6), "unknown stall class 11"),
+        (encode(None, signs=[(LIVELY, 0.0)])[:-7] + b"\x42" + bytes(6), "not halted follows others"),
         (encode(None, Update(SUSPECTED, (Accusation(OTHER, 2.0),)))[:-1] + b"\x02", "2 is neither 0 nor 1"),
         (encode(None, Update(SUSPECTED))[:-1] + bytes([MAX_ACCUSERS + 1]) + bytes(18 * 6), "6 accusers"),
         (encode(Ping(1, PLAIN.id, PLAIN.id, attrs.evolve(STATUS, boot_id=2**63))), "boot id"),

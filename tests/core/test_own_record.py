@@ -212,6 +212,21 @@ def test_a_change_of_the_stalls_is_news_and_a_change_of_the_place_is_not() -> No
     assert swim.own_vitals(OwnVitals(coordinates=(0.5, 0.0, 0.0, 1.0), stall=3.9, at=5.0), 5.0) == []
 
 
+def test_whether_a_node_may_go_on_is_news_and_is_said_once() -> None:
+    swim = machine(A, B)
+    quiet(swim)
+    (event,) = events(swim.halted(3.0, is_halted=True))
+    assert isinstance(event, NodeUpdated)
+    assert (event.previous.is_halted, event.node.is_halted, event.node.is_following) == (False, True, False)
+    assert A.id in swim._queue
+    epoch = swim.local.vitals.epoch
+    assert events(swim.halted(4.0, is_halted=True)) == []
+    assert swim.local.vitals.epoch == epoch
+    peer = machine(B, A)
+    peer.handle_datagram(datagram(None, Update(swim.local)), "a:1", 5.0)
+    assert record_of(peer, "a").vitals.is_halted
+
+
 # --- refreshes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import pytest
@@ -67,14 +68,17 @@ METADATA_TABLE: tuple[tuple[int, int, dict[str, object]], ...] = (
     (MAX_BOOT_ID, MAX_INCARNATION, {}),
 )
 
-# Vitals, from the oldest to the newest: boot id, epoch, stall, coordinates.
-VITALS_TABLE = (
+# Vitals, from the oldest to the newest: boot id, epoch, stall, coordinates, whether it is halted, and follows others.
+VITALS_TABLE: tuple[tuple[Any, ...], ...] = (
     (0, MAX_EPOCH, 4.0, (9.0, 9.0, 9.0, 1.0)),
     (1, 0, 0.0, None),
     (1, 1, 0.0, None),
     (1, 1, 0.0, (-1.0, 0.0, 0.0, 0.5)),
     (1, 1, 0.0, (0.0, 0.0, 0.0, 0.5)),
     (1, 1, 0.25, None),
+    (1, 1, 0.0, None, True, False),
+    (1, 1, 8.0, None, True, False),
+    (1, 1, 0.0, None, True, True),
     (1, 2, 0.0, None),
     (1, MAX_EPOCH, 0.0, None),
     (2, 0, 0.0, None),
@@ -91,7 +95,7 @@ def record(boot_id: int = 1, **changes: object) -> MemberRecord:
 
 BY_STATUS = [record(boot, incarnation=incarnation, state=state) for boot, incarnation, state in STATUS_TABLE]
 BY_METADATA = [record(boot, meta_version=version, **said) for boot, version, said in METADATA_TABLE]
-BY_VITALS = [record(boot, vitals=Vitals(epoch, stall, place)) for boot, epoch, stall, place in VITALS_TABLE]
+BY_VITALS = [record(boot, vitals=Vitals(*said)) for boot, *said in VITALS_TABLE]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +156,9 @@ def test_the_three_parts_of_a_record_grow_independently_within_one_boot(
     assert merge(a, b) == merge(b, a) == expected
 
 
+HALTS = ((False, False), (True, False), (True, True))
+
+
 def any_record(rng: random.Random) -> MemberRecord:
     """Return one of so many records that ties in every part are frequent."""
     is_large = rng.random() < 0.3
@@ -166,7 +173,7 @@ def any_record(rng: random.Random) -> MemberRecord:
         tags=tags,
         services=() if is_large else rng.choice(((), ("s",), ("r", "s"))),
         digest=bytes(11) + bytes([rng.randrange(3)]) if is_large else b"",
-        vitals=Vitals(rng.choice((0, 1, 2, MAX_EPOCH)), rng.choice((0.0, 0.25)), place),
+        vitals=Vitals(rng.choice((0, 1, 2, MAX_EPOCH)), rng.choice((0.0, 0.25)), place, *rng.choice(HALTS)),
     )
 
 
