@@ -78,13 +78,11 @@ __all__ = [
     "Update",
     "decode_datagram",
     "decode_metadata",
-    "decode_state",
     "decode_update",
     "encode_age",
     "encode_datagram",
     "encode_head",
     "encode_refresh",
-    "encode_state",
     "encode_update",
     "quantize",
     "quantize_stall",
@@ -563,28 +561,3 @@ def decode_datagram(payload: bytes) -> Datagram:
         user = tuple([reader.take(reader.unpack(_SHORT)[0]) for _ in range(reader.byte())])
     reader.finish()
     return Datagram(head, updates, refreshes, user)
-
-
-def encode_state(records: Sequence[MemberRecord]) -> bytes:
-    """Encode all records for a full exchange over a stream; accusers do not travel, hearsay is checked anyway."""
-    parts = [bytes((1,)), _MILLIS.pack(len(records))]
-    for record in records:
-        parts += [encode_age(0.0), encode_update(record)]
-    return b"".join(parts)
-
-
-def decode_state(payload: bytes) -> list[MemberRecord]:
-    """Decode a full state; its size is the caller's to bound, memory stays within a small multiple of it.
-
-    Raises:
-        MessageError: it is malformed in any way. Nothing changed.
-    """
-    reader = Reader(payload)
-    if (version := reader.byte()) != 1:
-        raise MessageError(f"unknown version {version} of a full state")
-    (count,) = reader.unpack(_MILLIS)
-    if count * SMALLEST_UPDATE_BYTES > reader.remaining():
-        raise MessageError(f"{count} records do not fit into {reader.remaining()} bytes")
-    records = [decode_update(reader).record for _ in range(count)]
-    reader.finish()
-    return records
