@@ -95,10 +95,12 @@ class Verdict(Signal):
 
 @attrs.frozen
 class OwnVitals(Signal):
-    """How this node is, to be told to others: where it stands in the network, and how long its loop stops at times."""
+    """How this node is: where it stands in the network, how long its loop stops at times, what gets lost on the way."""
 
     coordinates: Coordinates
     stall: float
+    loss: float = 0.0
+    """The measured probability that a datagram is lost; not told to others, it decides how often news is repeated."""
 
 
 # --- membership says, the failure detector hears

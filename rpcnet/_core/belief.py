@@ -52,6 +52,7 @@ class Belief:
         origins: numbers what happens.
         config: how fast news spreads.
         on_gap: called when something was learnt that suggests that gossip left out more.
+        on_arrival: called when gossip brought a node that is new, is back or was restarted.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Belief:
         origins: Origins,
         config: GossipConfig,
         on_gap: Callable[[float], None],
+        on_arrival: Callable[[float], None],
     ) -> None:
         self._roster = roster
         self._queue = queue
@@ -76,6 +78,7 @@ class Belief:
         self._origins = origins
         self._config = config
         self._on_gap = on_gap
+        self._on_arrival = on_arrival
 
     @property
     def lease(self) -> float:
@@ -95,11 +98,14 @@ class Belief:
             return []
         n_failed = self._roster.n_failed
         old_digest = b"" if member is None else member.record.digest
+        old_boot = 0 if member is None else member.record.boot_id
         events = self._roster.apply(self._completed(record, member), origin, accusations)
         if events is None:
             return []
         if self._roster.n_failed < n_failed:
             self._on_gap(origin.at)
+        if not is_quiet and (is_arrival or record.boot_id > old_boot):
+            self._on_arrival(origin.at)
         member = self._roster.get(record.id)
         if member is not None:
             self._store.update(record.id, old_digest, member.record.digest, origin.at)

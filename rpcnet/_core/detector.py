@@ -73,6 +73,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DetectorMachine", "DetectorSnapshot"]
 
+_LOSS_STEP = 0.03
 _MAX_REPEATS = 2
 _LONGEST_PAUSE = 60.0
 _PATIENCES = 4.0
@@ -93,6 +94,7 @@ class DetectorMachine:
         self, *, local_id: str, config: DetectorConfig, gossip: GossipConfig, rng: random.Random, now: float
     ) -> None:
         self._local_id = local_id
+        self._told_loss = 0.0
         self._config = config
         self._rng = rng
         self._period = config.probe_interval
@@ -274,13 +276,16 @@ class DetectorMachine:
             case Answer.NOTHING:
                 return []
         self._succeed(event.node_id, now)
-        position = self._prober.position
-        if not position.is_news(self._prober.round_trips.typical, now):
+        position, lost = self._prober.position, self._prober.loss.one_way
+        is_lossier = abs(lost - self._told_loss) > _LOSS_STEP
+        if not is_lossier and not position.is_news(self._prober.round_trips.typical, now):
             return []
         return [self._own_vitals(now)]
 
     def _own_vitals(self, now: float) -> ClusterEvent:
-        return OwnVitals(coordinates=self._prober.position.tell(now), stall=self._stalls.stall, at=now)
+        self._told_loss = self._prober.loss.one_way
+        coordinates = self._prober.position.tell(now)
+        return OwnVitals(coordinates=coordinates, stall=self._stalls.stall, loss=self._told_loss, at=now)
 
     def _succeed(self, node_id: str, now: float) -> None:
         self._evidence.answered(node_id)

@@ -4,9 +4,10 @@ The rules of this file:
 
 * A cycle of period T pings at ``0, r, 3r, 7r, 15r, 31r``, ``r`` being the time within which nine answers in ten
   arrive (T/100 to T/8), but not after T/2.
-* With the first ping from the third on that comes after T/10, and with the next one, other nodes are asked to ping too;
-  with the first of the two the target is asked over a QUIC connection as well. Earlier it would mostly be answers that
-  are a little late, and where a machine has too much to do, helping with those would be what keeps it busy.
+* With the first ping from the third on that comes after T/10, and with the next one, other nodes are asked to ping too.
+  With the last ping, if no helper has had an answer by then, the target is asked over a QUIC connection as well.
+  Earlier it would mostly be answers that are a little late, and where a machine has too much to do, helping with those
+  would be what keeps it busy.
 * When the target's host has said that nobody has the port, the same is asked of helpers once, so that a mere filter on
   one path is found out, and no connection is tried.
 * It fails when the answer to the last ping is overdue by as much again, not before 0.4 T and not after T.
@@ -106,7 +107,7 @@ class Cycle:
     @property
     def asks_connection(self) -> bool:
         """Whether the next ping goes with a question over a connection."""
-        return len(self.seqs) == self._first_asking and not self.is_refused
+        return len(self.seqs) == len(self.offsets) - 1 and not (self.is_refused or self.is_helped)
 
     @property
     def were_helpers_silent(self) -> bool:

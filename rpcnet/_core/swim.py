@@ -14,6 +14,7 @@ The rules of this file:
 * A node that was alone does not pass on what its first exchange taught it, only itself: the others know.
 * Gossip leaves out a few when many nodes change at the same moment. So an exchange that taught something is followed
   by another one with a random member two seconds later, until one teaches nothing; and so is a failed node's return.
+  When a tenth of the cluster has come or been restarted, an exchange follows after five seconds.
 * Every method either changes nothing and raises, or returns what is to be done, in order.
 """
 
@@ -83,7 +84,11 @@ __all__ = [
 _JITTER = 0.2
 _TELL_INTERVAL = 1.0
 _LEAVE_HASTE = 4  # a node that leaves waits for its goodbye to be told, so it gossips at four times the pace
+_MOST_LOSS = 0.5
 _SYNC_SOON_AFTER = 2.0
+_SYNC_AFTER_ARRIVALS = 5.0
+_FEW_ARRIVALS = 4
+_MANY_ARRIVALS = 0.1
 _SYNC_SCALE_FROM = 32
 _LEASES_AT_ONCE = 8
 
@@ -157,7 +162,9 @@ class SwimMachine:
             origins=self._origins,
             config=config,
             on_gap=self._sync_soon,
+            on_arrival=self._count_arrival,
         )
+        self._arrivals = 0
         self._gossip_at = now
         self._sync_at = now + rng.random() * self._sync_interval
         for record in known:
@@ -425,6 +432,7 @@ class SwimMachine:
 
     def own_vitals(self, vitals: OwnVitals, now: float) -> list[Effect]:
         """Take in how this node is."""
+        self._queue.loss = min(vitals.loss, _MOST_LOSS)
         return self._own.set_vitals(vitals, now)
 
     def halted(self, now: float, *, is_halted: bool, is_following: bool = False) -> list[Effect]:
@@ -534,6 +542,13 @@ class SwimMachine:
         members = (self._roster.get(node_id) for node_id in self._roster.peers())
         alive = [m.record.address for m in members if m is not None and m.record.state is NodeState.ALIVE]
         return self._rng.choice(alive) if alive else None
+
+    def _count_arrival(self, now: float) -> None:
+        """Exchange with somebody after a part of the cluster has come or been restarted."""
+        self._arrivals += 1
+        if self._arrivals >= max(_FEW_ARRIVALS, _MANY_ARRIVALS * self._roster.n_present):
+            self._arrivals = 0
+            self._sync_at = min(self._sync_at, now + self._jittered(_SYNC_AFTER_ARRIVALS))
 
     def _sync_soon(self, now: float) -> None:
         self._sync_at = min(self._sync_at, now + self._jittered(_SYNC_SOON_AFTER))

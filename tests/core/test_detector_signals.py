@@ -48,7 +48,7 @@ def test_a_connection_is_asked_once_per_cycle_and_not_for_a_mere_delay() -> None
     bench = Bench(names(10))
     bench.run(30)
     bench.silent = {"n00"}
-    assert [probe.fallback for probe in cycle_of(bench, "n00")] == [False, False, False, False, True, False]
+    assert [probe.fallback for probe in cycle_of(bench, "n00")] == [False, False, False, False, False, True]
 
 
 def test_refusals_of_a_node_that_was_accused_start_nothing_more() -> None:

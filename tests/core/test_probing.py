@@ -129,7 +129,7 @@ def cycle(*, sent: int = 0, q90: float = 0.005) -> Cycle:
 
 def test_a_cycle_asks_helpers_twice_and_a_connection_once_after_a_tenth_of_the_period() -> None:
     assert [cycle(sent=i).asks_helpers for i in range(6)] == [False, False, False, False, True, True]
-    assert [cycle(sent=i).asks_connection for i in range(6)] == [False, False, False, False, True, False]
+    assert [cycle(sent=i).asks_connection for i in range(6)] == [False, False, False, False, False, True]
     assert cycle().offsets[4] == pytest.approx(0.15)
 
 
