@@ -280,7 +280,7 @@ class Roster:
         events: list[ClusterEvent] = []
         while self._gone:
             node_id, since = next(iter(self._gone.items()))
-            if origin.at - since < after:
+            if since + after > origin.at:  # as next_reap() says it: what rounds otherwise would be due for ever
                 break
             member = self._members.pop(node_id)
             del self._ids[bisect_left(self._ids, node_id)]
