@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aioquic import tls
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
 from aioquic.quic.connection import (
     Limit,
     NetworkAddress,
@@ -111,11 +112,21 @@ class FastConnection(ReceivingConnection):
         ):
             return self._send_fast(established, now)
         self._streams_queue = self._table.queue()
-        datagrams = super().datagrams_to_send(now)
+        datagrams = self._send_slow(now)
         self._table.requeue(self._streams_queue)
         self._streams_queue.clear()
         self._has_new_ids = any(not connection_id.was_sent for connection_id in self._host_cids)
         return datagrams
+
+    def _send_slow(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        """Leave it to the engine, which pads the datagrams of a handshake to the full size: that is the least then."""
+        if self._handshake_confirmed:
+            return super().datagrams_to_send(now)
+        full, self._max_datagram_size = self._max_datagram_size, SMALLEST_MAX_DATAGRAM_SIZE
+        try:
+            return super().datagrams_to_send(now)
+        finally:
+            self._max_datagram_size = full
 
     def get_timer(self) -> float | None:
         """Return when the next timer is due."""

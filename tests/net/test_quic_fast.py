@@ -77,6 +77,16 @@ def test_a_large_transfer_takes_the_short_ways(ours: str, monkeypatch: pytest.Mo
     assert taken["_payload_received"] == 0
 
 
+def test_a_handshake_takes_small_datagrams_also_where_large_ones_pass() -> None:
+    wire = Wire(max_datagram_bytes=16383)
+    sent = [end._network_paths[0].bytes_sent for end in wire.ends]
+    assert max(sent) < 4 * 1200
+    send(wire, 0, bytes(MEGABYTE))
+    before = wire.count
+    wire.run(1.0)
+    assert wire.count - before < MEGABYTE // 1200, "larger ones are used as soon as it is over"
+
+
 def test_a_question_and_its_answer_take_the_short_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = Wire()
     client, server = engines(wire)
