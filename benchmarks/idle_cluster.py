@@ -118,6 +118,8 @@ class Measurement:
         say("measuring memory")
         after = [await self._crowd.ask(member, "memory") for member in (plain, traced)]
         held = [await self._crowd.ask(member, "memory") for member in self._members if member is not traced]
+        await self._crowd.ask(traced, "stop tracing")
+        await trio.sleep(self._plan.settle)  # until those that were held up by the measurement are as they were
         own = after[0]["own_bytes"] - before[0]["own_bytes"]
         objects = [each["object_bytes"] - each["connection_bytes"] for each in (before[1], after[1])]
         added = self._plan.nodes - FIRST
@@ -266,7 +268,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure an idle cluster of real processes on this host.")
     parser.add_argument("--nodes", type=int, default=50, help="processes; at least 4 more than are killed")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long they keep still")
-    parser.add_argument("--settle", type=float, default=10.0, help="seconds between the last join and that")
+    parser.add_argument("--settle", type=float, default=10.0, help="seconds before that, and before they are killed")
     parser.add_argument("--kill", type=int, default=5, help="how many are killed at once")
     parser.add_argument("--wave", type=int, default=8, help="how many are started at a time")
     parser.add_argument("--profile", choices=("local", "lan", "wan"), default="lan")

@@ -153,6 +153,8 @@ async def _asked(node: rpcnet.Node, line: Mapping[str, Any]) -> Any:
             return statistics(node)
         case "memory":
             return memory()
+        case "stop tracing":
+            return tracemalloc.stop()
         case "partition":
             view = node.membership.partition
             return {
