@@ -352,11 +352,10 @@ def test_an_address_of_ipv6_is_served_and_dialled() -> None:
 
 def test_every_address_of_a_family_is_advertised_as_one_of_that_family() -> None:
     async def scenario(cluster: SimulatedCluster, nursery: trio.Nursery) -> None:
-        names = current_environment()._names  # type: ignore[attr-defined]
-        names["simulated"] = ["10.1.2.3", "fd00::1"]
+        cluster.set_name("simulated", ["10.1.2.3", "fd00::1"])
         async with rpcnet.Server([Work()], bind="[::]:7000", security=cluster.security) as server:
             assert server.address == "[fd00::1]:7000"
-        names["simulated"] = ["10.1.2.3"]
+        cluster.set_name("simulated", ["10.1.2.3"])
         with pytest.raises(rpcnet.ConfigError, match="say what others should dial with advertise="):
             async with rpcnet.Server([Work()], bind="[::]:7000", security=cluster.security):
                 pass
