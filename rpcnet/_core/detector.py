@@ -13,6 +13,7 @@ The rules of this file:
   and start again, and the clocks of all suspicions stand still for as long as the node did; after more than
   ``pause_tolerance`` they start again. Nothing is judged by a timer that comes late: first there is time to read what
   waits in the socket.
+* A refusal counts only in a cycle. It starts none: where helpers were refused too, each would ask helpers of its own.
 * It hears and says events only. What it believes of the members is what membership last said of them; after lost
   events, :meth:`DetectorMachine.reset` takes in the whole again.
 * No event, timer or snapshot costs anything proportional to the number of members.
@@ -185,10 +186,7 @@ class DetectorMachine:
             case ProbeNacked() if self._prober.hear_nack(event) and event.helper in self._peers:
                 self._evidence.answered(event.helper)
             case ProbeRefused(node_id=node_id) if node_id in self._peers:
-                cycle = self._prober.cycles.get(node_id)
-                if cycle is None:
-                    return [] if self._is_accused_by_self(node_id) else self._probe_soon(node_id, now)
-                cycle.is_refused = True
+                self._prober.refuse(node_id)
             case LeaseExpired(node_id=node_id) if node_id in self._peers:
                 return self._probe_soon(node_id, now)
             case PeerUnreachable(node_id=node_id) if (node := self._peers.get(node_id)) is not None:
@@ -409,11 +407,6 @@ class DetectorMachine:
             return []
         cycle.started_at = now
         return [self._prober.attempt(cycle, now)]
-
-    def _is_accused_by_self(self, node_id: str) -> bool:
-        """Whether this node has said what it knows; more pings would only bring more refusals."""
-        case = self._docket.get(node_id)
-        return case is not None and self._local_id in case.accusers
 
     def _probe_soon(self, node_id: str, now: float) -> list[ClusterEvent]:
         """Probe a node out of its turn, now or, when there were many, in one of the next periods."""

@@ -207,6 +207,12 @@ class Prober:
             self.position.measured(coordinates, rtt, self._rng)
         self.round_trips.observe(node_id, rtt)
 
+    def refuse(self, node_id: str) -> None:
+        """Take in that a member's host said that nobody has its port; without a cycle that means nothing."""
+        cycle = self.cycles.get(node_id)
+        if cycle is not None:
+            cycle.is_refused = True
+
     def hear_nack(self, event: ProbeNacked) -> bool:
         """Take in that a helper got no answer; return whether it was asked."""
         cycle = self.cycles.get(event.node_id)

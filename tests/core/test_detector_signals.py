@@ -51,21 +51,6 @@ def test_a_connection_is_asked_once_per_cycle_and_not_for_a_mere_delay() -> None
     assert [probe.fallback for probe in cycle_of(bench, "n00")] == [False, False, False, False, False, True]
 
 
-def test_refusals_of_a_node_that_was_accused_start_nothing_more() -> None:
-    bench = Bench(names(10))
-    bench.run(30)
-    bench.silent = {"n00"}
-    bench.hear(ProbeRefused(node_id="n00", at=bench.now))
-    bench.hear(ProbeRefused(node_id="n00", at=bench.now))
-    bench.run(0.7)
-    assert of(Suspicion, bench.said)
-    bench.suspect("n00", "me")
-    before = len(of(ProbeDue, bench.said))
-    for _ in range(50):
-        bench.hear(ProbeRefused(node_id="n00", at=bench.now))
-    assert len(of(ProbeDue, bench.said)) == before
-
-
 def test_helpers_of_different_zones_are_asked_first() -> None:
     bench = Bench([])
     for i in range(12):
@@ -136,11 +121,11 @@ def test_a_helper_that_was_refused_counts_too() -> None:
     assert suspicion.refused
 
 
-def test_a_refusal_out_of_a_cycle_starts_one_and_says_nothing_by_itself() -> None:
+def test_a_refusal_out_of_a_cycle_says_nothing_and_starts_nothing() -> None:
     bench = Bench(names(10))
     bench.run(10)
-    said = bench.hear(ProbeRefused(node_id="n03", at=bench.now))
-    assert [type(event) for event in said] == [ProbeDue]
+    assert bench.hear(ProbeRefused(node_id="n03", at=bench.now)) == []
+    assert "n03" not in bench.cycles
     assert suspicions(bench.run(5)) == []
 
 
