@@ -63,6 +63,8 @@ class ClientHost:
     """Limits."""
     rng: Random
     """A source of chance of the client's own."""
+    rtt: Callable[[str], float | None] = attrs.field(default=lambda _node_id: None)
+    """Estimates the round trip to a node."""
 
 
 class ClusterClient(Caller[NodeInfo]):
@@ -221,7 +223,9 @@ class ClusterClient(Caller[NodeInfo]):
     # --- choosing
 
     def _choose(self, nodes: tuple[NodeInfo, ...]) -> NodeInfo:
-        return nodes[0] if len(nodes) == 1 else self._balancing.select(WorkerView(nodes, self._active, self._rng))
+        if len(nodes) == 1:
+            return nodes[0]
+        return self._balancing.select(WorkerView(nodes, self._active, self._rng, self._host.rtt))
 
     def _select(self, target: Target, state: RetryState | None = None) -> NodeInfo | None:
         snapshot = self._registry.snapshot()

@@ -269,7 +269,7 @@ class Node:
 
     def _client_host(self) -> ClientHost:
         parts = self._running
-        return ClientHost(self._registry, parts.endpoint, self._config.rpc, child(parts.rng))
+        return ClientHost(self._registry, parts.endpoint, self._config.rpc, child(parts.rng), self._membership.rtt)
 
     def _key_host(self) -> KeyHost:
         parts, client = self._running, ClusterClient(self)

@@ -8,7 +8,7 @@ The rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
@@ -27,6 +27,10 @@ _MAX_ROTATIONS = 256
 """Sets of candidates that a RoundRobin remembers. The longest known one is forgotten and starts again at random."""
 
 
+def _unknown(_node_id: str) -> float | None:
+    return None
+
+
 @attrs.frozen(eq=False)
 class WorkerView:
     """What a strategy may look at when it decides."""
@@ -37,10 +41,19 @@ class WorkerView:
     """Calls in flight from this client, by node id; nodes without any are missing."""
     rng: Rng
     """The only source of randomness a strategy may use."""
+    rtt_of: Callable[[str], float | None] = _unknown
+    """Estimates the round trip to a node by its id, in seconds; None where nothing is known of it."""
 
     def active_calls(self, node_id: str) -> int:
         """Return how many calls of this client are in flight on a node."""
         return self.active.get(node_id, 0)
+
+    def rtt(self, node_id: str) -> float | None:
+        """Return the round trip to a node in seconds, measured or foretold from coordinates; None if unknown.
+
+        Clients that are no members of the cluster know none.
+        """
+        return self.rtt_of(node_id)
 
 
 class LoadBalancingStrategy(Protocol):

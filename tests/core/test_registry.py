@@ -203,3 +203,11 @@ def _model(nodes: dict[str, NodeInfo], event: ClusterEvent) -> None:
         nodes.pop(event.node.id, None)
     else:
         nodes[event.node.id] = event.node
+
+
+def test_workers_that_stall_are_left_alone_while_there_are_others() -> None:
+    quick, slow = node("quick"), node("slow", stall=2.0)
+    suspect = node("suspect", state=NodeState.SUSPECT)
+    assert names(RegistrySnapshot([quick, slow, suspect]).workers("Echo", EVERYWHERE)) == ["quick"]
+    assert names(RegistrySnapshot([slow, suspect]).workers("Echo", EVERYWHERE)) == ["slow"]
+    assert names(RegistrySnapshot([suspect]).workers("Echo", EVERYWHERE)) == ["suspect"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import trio
 from _world import World, stub
@@ -127,5 +129,37 @@ def test_the_counts_of_a_client_stay_bounded_while_nodes_come_and_go(monkeypatch
         counted = one.node.statistics().client.per_node
         assert [counted[other.node.id].done for other in others[-2:]] == [1, 1]
         assert len(counted) == 2
+
+    run(scenario)
+
+
+class Nearest:
+    """Chooses the worker with the shortest round trip."""
+
+    def select(self, workers: rpcnet.WorkerView) -> rpcnet.NodeInfo:
+        def far(node: rpcnet.NodeInfo) -> float:
+            rtt = workers.rtt(node.id)
+            return 9.0 if rtt is None else rtt
+
+        return min(workers.nodes, key=far)
+
+
+def test_a_strategy_can_go_by_the_round_trip_without_a_ping() -> None:
+    async def scenario(cluster: SimulatedCluster) -> None:
+        world = World(cluster)
+        first, near, far = await world.start(3)
+        for source, destination in ((first, far), (far, first), (near, far), (far, near)):
+            cluster.set_latency(source, destination, 0.05, 0.05)
+        await trio.sleep(90)
+        assert first.node.rtt("n1") == pytest.approx(0.002, rel=0.5)
+        assert first.node.rtt("n2") == pytest.approx(0.1, rel=0.5)
+        assert first.node.rtt("n0") == 0
+        with pytest.raises(rpcnet.NotFound, match="no node 'n9'"):
+            first.node.rtt("n9")
+        client = rpcnet.ClusterClient(first.node, balancing=Nearest())
+        workers = [node for node in first.node.workers.workers() if node.name != "n0"]
+        view = rpcnet.WorkerView(tuple(workers), {}, random.Random(1), first.node.membership.rtt)
+        assert Nearest().select(view).name == "n1"
+        assert client.workers.select_worker().name == "n0"
 
     run(scenario)
