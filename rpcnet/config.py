@@ -82,7 +82,8 @@ class GossipConfig:
     """Seconds a failed or departed node is remembered, so that old news cannot revive it.
 
     A node that was cut off for longer must be reachable itself for the others to believe what it knew. Costs half a
-    kilobyte for each node that has gone. Should be above four times the time between refreshes.
+    kilobyte for each node that has gone. Never less than ``4 * refresh_per_member`` for each member; should be above
+    four times ``refresh_interval``.
     """
     max_members: int = attrs.field(default=100_000, validator=_between(2, 10_000_000))
     """More records than this are not taken in: bounds the memory a misbehaving member can make others hold."""

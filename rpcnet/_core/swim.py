@@ -85,6 +85,7 @@ _JITTER = 0.2
 _TELL_INTERVAL = 1.0
 _LEAVE_HASTE = 4  # a node that leaves waits for its goodbye to be told, so it gossips at four times the pace
 _MOST_LOSS = 0.5
+_REAP_LEASES = 4.0
 _SYNC_SOON_AFTER = 2.0
 _SYNC_AFTER_ARRIVALS = 5.0
 _FEW_ARRIVALS = 4
@@ -209,6 +210,12 @@ class SwimMachine:
     def has_lost_name(self) -> bool:
         """Whether another node keeps this node's name; this one says nothing any more."""
         return self._own.has_lost_name
+
+    @property
+    def _reap_after(self) -> float:
+        """Seconds for which who is gone is remembered: longer than what others may still vouch for."""
+        config = self._config
+        return max(config.dead_reap_after, _REAP_LEASES * config.refresh_per_member * self._roster.n_present)
 
     @property
     def _has_news(self) -> bool:
@@ -473,7 +480,7 @@ class SwimMachine:
             time = part.next_timer()
             if time is not None and time < soonest:
                 soonest = time
-        time = self._roster.next_reap(self._config.dead_reap_after)
+        time = self._roster.next_reap(self._reap_after)
         return soonest if time is None else min(soonest, time)
 
     def on_timer(self, now: float) -> list[Effect]:
@@ -496,12 +503,12 @@ class SwimMachine:
             effects += [] if self.local.state is NodeState.LEFT else [OpenSync(address) for address in addresses]
         if _is_due(self._store.next_timer(), now):
             effects += self._fetch(now)
-        if _is_due(self._roster.next_reap(self._config.dead_reap_after), now):
+        if _is_due(self._roster.next_reap(self._reap_after), now):
             effects += self._reap(now)
         return effects
 
     def _reap(self, now: float) -> list[Effect]:
-        forgotten, events = self._roster.reap(self._origins(now), self._config.dead_reap_after)
+        forgotten, events = self._roster.reap(self._origins(now), self._reap_after)
         for record in forgotten:
             self._store.update(record.id, record.digest, b"", now)
         return [Emit(event) for event in events]
