@@ -5,7 +5,9 @@ The rules of this file:
 * Gossip about failures is believed as it comes. What an exchange says of suspect or failed members is hearsay that may
   be old: it becomes a suspicion without accusers, which everybody who hears it checks (memberlist's rule). A goodbye
   is its owner's own word and is always believed.
-* That an unlisted node lives is believed while it is fresh; otherwise the node itself is asked (``hearsay.py``).
+* That an unlisted node lives is believed while it is fresh; otherwise the node itself is asked (``hearsay.py``). So is
+  one that nobody here has heard of and that is said to be suspect, however fresh that is: somebody who was away may
+  only now miss the answer of the long forgotten.
 * What was news is passed on with the age it came with; what an exchange taught, as if it had been said now, because
   whoever listed it vouches for it.
 * Who is gone and unknown here is not taken in any more when others are about to forget it, so that it is forgotten
@@ -93,7 +95,8 @@ class Belief:
             return self._own.hear(record, origin.at)
         member = self._roster.get(record.id)
         is_arrival = record.is_present and (member is None or not member.record.is_present)
-        if is_arrival and origin.age > self._fresh_for:
+        is_unheard_of = member is None and record.state is NodeState.SUSPECT
+        if is_unheard_of or (is_arrival and origin.age > self._fresh_for):
             self._checks.add(record, origin.at)
             return []
         n_failed = self._roster.n_failed

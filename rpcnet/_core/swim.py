@@ -301,7 +301,8 @@ class SwimMachine:
         status, effects = ack.status, list[Effect]()
         checked = self._checks.settle(ack.node)
         if checked is not None and checked.boot_id == status.boot_id:
-            effects += self._belief.hear(checked, origin, ())
+            told = attrs.evolve(checked, incarnation=status.incarnation, state=status.state)
+            effects += self._belief.hear(told, origin, ())
         member = self._roster.get(ack.node)
         if member is None or member.record.boot_id != status.boot_id:
             return effects

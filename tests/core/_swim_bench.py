@@ -67,7 +67,10 @@ def machine(
         user=user,
         started=started,
     )
-    tell(swim, *others)
+    for other in others:
+        if other.state is SUSPECT:  # nobody believes in a suspect that was never heard of
+            tell(swim, attrs.evolve(other, state=ALIVE))
+        tell(swim, other)
     return swim
 
 

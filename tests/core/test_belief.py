@@ -22,6 +22,7 @@ from _swim_bench import (
     quiet,
     record,
     record_of,
+    sent,
     show,
     state_of,
     synced,
@@ -31,7 +32,7 @@ from _swim_bench import (
 
 from rpcnet._core.exchanges import Hearsay, answer, encode_fetch
 from rpcnet._core.members import MemberRecord, Vitals, encode_metadata
-from rpcnet._core.messages import MessageError
+from rpcnet._core.messages import Ack, MessageError, Ping, Status, Update
 from rpcnet._core.metadata import Fetch, digest_of
 from rpcnet._core.swim import Effect, FetchMetadata, OpenSync, SwimMachine
 from rpcnet._signals import VitalsHeard
@@ -206,6 +207,18 @@ def test_a_refresh_of_a_suspect_does_not_refute_for_it() -> None:
     refresh(swim, placed(B, 3))
     assert state_of(swim, "b") is SUSPECT
     assert record_of(swim, "b").vitals.epoch == 3
+
+
+def test_a_suspect_that_nobody_here_has_heard_of_is_asked_itself_and_not_listed() -> None:
+    swim = machine(A, C)
+    effects = swim.handle_datagram(datagram(None, Update(record("b", state=SUSPECT), ())), "c:1", 2.0)
+    assert events(effects) == []
+    assert [info.name for info in swim.members()] == ["a", "c"]
+    asked = sent(swim.on_timer(2.0))["b:1"].head
+    assert isinstance(asked, Ping)
+    answer = Ack(asked.seq, B.id, B.id, Status.of(B))
+    assert NodeJoined in kinds(events(swim.handle_datagram(datagram(answer), "b:1", 2.1)))
+    assert state_of(swim, "b") is ALIVE
 
 
 # --- large tags
