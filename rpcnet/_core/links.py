@@ -18,7 +18,7 @@ __all__ = ["LinkWatch"]
 
 _SILENT_PERIODS = 3.0
 _FAILED_CALLS = 3
-_WINDOW_PERIODS = 10.0
+_WINDOW_PERIODS = 60.0  # a dial that nobody answers takes several periods
 _MAX_WATCHED = 1024
 
 

@@ -406,8 +406,11 @@ class SwimMachine:
         return self._tell(member, now)
 
     def isolated(self, now: float) -> None:
-        """Try to find back at once: this node is cut off."""
+        """Try to find back at once: this node is cut off. What it alone accused others of is not told any more."""
         self._healing.hasten(now)
+        for member in self._roster.members():
+            if list(member.accusations) == [self.local.id]:
+                self._queue.discard(member.record.id)
 
     def seeds_resolved(self, addresses: Sequence[str]) -> None:
         """Take in what the seed sources say now."""

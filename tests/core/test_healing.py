@@ -6,12 +6,30 @@ import itertools
 import math
 import random
 
-from _swim_bench import FAILED, LEFT, A, B, C, exchange, machine, quiet, record, state_of, synced, tell, wait
+from _swim_bench import (
+    FAILED,
+    LEFT,
+    SUSPECT,
+    A,
+    B,
+    C,
+    exchange,
+    machine,
+    quiet,
+    record,
+    sent,
+    state_of,
+    synced,
+    tell,
+    wait,
+)
 
 from rpcnet._core.healing import Healing
 from rpcnet._core.members import MemberRecord
+from rpcnet._core.messages import Accusation
 from rpcnet._core.roster import Roster
 from rpcnet._core.swim import OpenSync, SwimMachine
+from rpcnet._signals import Suspicion
 
 
 def many(number: int, address: str = "n:1") -> list[MemberRecord]:
@@ -153,3 +171,13 @@ def test_one_try_that_gets_through_heals_both_sides() -> None:
     exchange(left, right, 62.0)
     assert state_of(left, "c") is state_of(right, "a")
     assert state_of(right, "a") is left.local.state
+
+
+def test_a_node_that_finds_itself_cut_off_does_not_tell_what_it_alone_accused_others_of() -> None:
+    swim = machine(A, B, C)
+    quiet(swim)
+    tell(swim, record("c", state=SUSPECT), by=[Accusation(B.id, 2.0)], now=3.0)
+    swim.suspicion(Suspicion(node_id=B.id, boot_id=1, incarnation=0, phi=2.0, at=3.0), 3.0)
+    swim.isolated(4.0)
+    told = [update for datagram in sent(swim._gossip_round(5.0)).values() for update in datagram.updates]
+    assert {update.record.name for update in told} == {"c"}
