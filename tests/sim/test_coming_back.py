@@ -156,8 +156,8 @@ FORGETFUL = rpcnet.GossipConfig(
 """Leases are 12 seconds long, and the dead are remembered for four refreshes."""
 
 
-def forgetful(**changes: float) -> rpcnet.NodeConfig:
-    return attrs.evolve(rpcnet.NodeConfig.lan(), gossip=attrs.evolve(FORGETFUL, **changes))
+def forgetful() -> rpcnet.NodeConfig:
+    return attrs.evolve(rpcnet.NodeConfig.lan(), gossip=FORGETFUL)
 
 
 @pytest.mark.parametrize("seed", range(3))
