@@ -356,7 +356,8 @@ class QuicEndpoint:
             if isinstance(event, StreamDataReceived) and link.handler is not None and link.carries_data:
                 link.handler.link_data(link, event.stream_id, event.data, event.end_stream)
             elif isinstance(event, HandshakeCompleted):
-                self._authenticate(link)
+                if link.closing is None:  # it may have been given up just before
+                    self._authenticate(link)
             elif isinstance(event, ConnectionIdRetired):
                 self._unroute(link, event.connection_id)
             elif link.handler is not None and link.carries_data:

@@ -255,6 +255,18 @@ def test_a_link_in_handshake_opens_no_streams() -> None:
         link.open_stream()
 
 
+def test_a_link_that_is_given_up_as_its_handshake_completes_never_begins() -> None:
+    pair = Pair()
+    link, client = pair.dial()
+    pair.run(LATENCY * 1.5)
+    pair.now = LATENCY * 2
+    pair._deliver()
+    link.close(BYE, "given up")
+    pair.run(1)
+    assert client.kinds == ["closed"]
+    assert pair.client.statistics().established == 0
+
+
 def test_a_close_carries_code_and_message_to_the_other_side() -> None:
     pair = Pair()
     link, client, server_link, server = pair.connect()
