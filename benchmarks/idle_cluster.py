@@ -76,8 +76,8 @@ class Figures:
     """What a node shares with nobody."""
     member_object_bytes: float | None
     """Growth of a node's objects per member from the first nodes to all, but for connections; as tracemalloc counts."""
-    member_own_bytes: float | None
-    """Growth of what a node shares with nobody per member, connections and the allocator's gaps included."""
+    member_rss_bytes: float | None
+    """Growth of a node's resident memory per member, with the connections open just then and the allocator's gaps."""
     killed: tuple[str, ...]
     known_p50: float | None
     """Seconds from a kill until one other node lists the dead one as failed."""
@@ -120,7 +120,7 @@ class Measurement:
         held = [await self._crowd.ask(member, "memory") for member in self._members if member is not traced]
         await self._crowd.ask(traced, "stop tracing")
         await trio.sleep(self._plan.settle)  # until those that were held up by the measurement are as they were
-        own = after[0]["own_bytes"] - before[0]["own_bytes"]
+        grown = after[0]["rss_bytes"] - before[0]["rss_bytes"]
         objects = [each["object_bytes"] - each["connection_bytes"] for each in (before[1], after[1])]
         added = self._plan.nodes - FIRST
         return Figures(
@@ -129,7 +129,7 @@ class Measurement:
             rss_bytes=round(statistics.median(each["rss_bytes"] for each in held)),
             own_bytes=round(statistics.median(each["own_bytes"] for each in held)),
             member_object_bytes=(objects[1] - objects[0]) / added if added else None,
-            member_own_bytes=own / added if added else None,
+            member_rss_bytes=grown / added if added else None,
             **await self._kill([member for member in self._members if member not in (plain, traced)]),
         )
 
@@ -240,7 +240,7 @@ def table(figures: Figures) -> str:
         ("processor per idle node", "< 1 %", f"{figures.cpu_share:.2%}"),
         ("of the busiest node", "", f"{figures.cpu_share_max:.2%}"),
         ("objects per tracked member", "< 3 KB", size(figures.member_object_bytes)),
-        ("memory per tracked member, with all else that grew", "", size(figures.member_own_bytes)),
+        ("growth of resident memory per tracked member", "", size(figures.member_rss_bytes)),
         (
             "resident memory of a node, of which its own",
             "",
