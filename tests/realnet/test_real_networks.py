@@ -23,8 +23,8 @@ from _member import Start
 
 PATIENCE = 90.0
 """Seconds after which a wait is given up."""
-WHY_NOT = why_not()
-pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
+if (reason := why_not()) is not None:
+    pytest.skip(f"no hosts in network namespaces: {reason}", allow_module_level=True)
 
 
 @attrs.define(eq=False)
