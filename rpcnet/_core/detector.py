@@ -75,6 +75,8 @@ if TYPE_CHECKING:
 __all__ = ["DetectorMachine", "DetectorSnapshot"]
 
 _LOSS_STEP = 0.03
+_FRESH_PERIODS = 2.0
+_RECHECK_LEAD = 0.75
 _MAX_REPEATS = 2
 _LONGEST_PAUSE = 60.0
 _PATIENCES = 4.0
@@ -103,7 +105,7 @@ class DetectorMachine:
         self._judge_from = now
         self._tick_at = math.inf
         self._peers = Peers()
-        self._docket = Docket()
+        self._docket = Docket(_RECHECK_LEAD * config.probe_interval)
         self._prober = Prober(config=config, peers=self._peers, docket=self._docket, rng=rng, now=now)
         self._turns = Turns(self._peers, config.probe_interval, rng)
         self._evidence = Evidence(local_id, self._peers, self._docket)
@@ -313,6 +315,8 @@ class DetectorMachine:
         if self._isolation.is_on:
             return events
         case = self._docket.get(node.id)
+        if case is not None:
+            case.missed_at = now
         own = None if case is None else case.accusers.get(self._local_id)
         if own is not None:
             phi = max(phi, own + REPEATED_FAILURE)
@@ -383,12 +387,28 @@ class DetectorMachine:
             case.is_postponed = True
             self._docket.again(node_id, now + self._grace)
             return []
+        case.is_postponed = False
+        if not case.is_rechecked and now < case.verdict_at:
+            case.is_rechecked = True
+            self._docket.again(node_id, case.verdict_at)
+            return self._probe(node_id, now) if self._local_id in case.accusers else []
+        if now - case.missed_at > _FRESH_PERIODS * self._period:
+            return self._check_first(node_id, case, now)
         self._docket.again(node_id, now + self._period)
         reason = (
             f"no answer to {len(case.accusers)} accusers (evidence {case.evidence:.1f} of {case.need:.1f}), "
             f"and no refutation for {now - case.started_at:.1f} s"
         )
         return [self._verdict(node_id, case, reason, now)]
+
+    def _check_first(self, node_id: str, case: Case, now: float) -> list[ClusterEvent]:
+        """Put a verdict off until this node itself has failed to reach the suspect."""
+        if not case.has_waited and self._local_id not in case.accusers:
+            case.has_waited = True
+            self._docket.again(node_id, now + case.spread / 2)
+            return []
+        self._docket.again(node_id, now + self._period)
+        return self._probe(node_id, now)
 
     def _next_period(self, now: float) -> list[ClusterEvent]:
         self._period_at = max(self._period_at + self._period, now)

@@ -10,6 +10,10 @@ The rules of this file:
   stopped for. It takes two of them, since what the network says is easily made up; only where there is nobody else to
   ask, in a cluster of two, one is enough: the suspect has left all pings of a cycle unanswered besides, and any answer
   within that time ends the case.
+* Nobody convicts on hearsay: whoever gives a verdict has failed to reach the suspect itself in the last two periods.
+  Accusers probe it again shortly before the verdict is due. Who accuses nobody lets them go first, for half the time
+  that their verdict needs to spread, and then probes. So one who missed a refutation, as somebody will at high loss,
+  hears it from the suspect before it can do harm.
 * The jury of a case is chosen by a hash that everybody can compute, so choosing it needs no messages: each node is
   on it with probability ``JURY / (N - 2)``. A suspicion that nobody stands behind is checked by all who hear it.
 """
@@ -17,6 +21,7 @@ The rules of this file:
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 
 import attrs
@@ -60,6 +65,12 @@ class Case:
     """The accusers that were told that nobody has the port."""
     is_postponed: bool = False
     """Whether its verdict was put off because this node was late."""
+    is_rechecked: bool = False
+    """Whether the time has come to probe the suspect once more before the verdict."""
+    has_waited: bool = False
+    """Whether this node, which accuses nobody, has let the accusers go first."""
+    missed_at: float = -math.inf
+    """When this node itself last failed to reach the suspect."""
 
     def accuse(self, accuser: str, phi: float, *, refused: bool = False) -> None:
         """Count an accuser's evidence."""
@@ -116,9 +127,14 @@ def open_case(
 
 
 class Docket:
-    """All cases of one node, and when each is to be judged."""
+    """All cases of one node, and when each is to be judged.
 
-    def __init__(self) -> None:
+    Args:
+        lead: seconds before a verdict at which the suspect is probed once more.
+    """
+
+    def __init__(self, lead: float) -> None:
+        self._lead = lead
         self._cases: dict[str, Case] = {}
         self._timers = Timers()
 
@@ -138,7 +154,10 @@ class Docket:
     def open(self, node_id: str, case: Case) -> None:
         """Take in a case, in the place of one that the node may have had."""
         self._cases[node_id] = case
-        self._timers.set(node_id, case.verdict_at)
+        self._timers.set(node_id, self._due(case))
+
+    def _due(self, case: Case) -> float:
+        return case.verdict_at - (0.0 if case.is_rechecked else self._lead)
 
     def close(self, node_id: str) -> None:
         """End the case of a node, if it has one."""
@@ -149,7 +168,7 @@ class Docket:
         """Count an accuser's evidence; a verdict that is due by it is due now, not in the past."""
         case = self._cases[node_id]
         case.accuse(accuser, phi, refused=refused)
-        self._timers.set(node_id, max(case.verdict_at, now))
+        self._timers.set(node_id, max(self._due(case), now))
 
     def is_supported(self, node_id: str, local_id: str) -> bool:
         """Tell whether somebody other than this node accuses a node."""
@@ -160,7 +179,7 @@ class Docket:
         """Let all clocks stand still for ``lag`` seconds, or start again after a long stop."""
         for node_id, case in self._cases.items():
             case.started_at = now if is_long else min(case.started_at + lag, now)
-            self._timers.set(node_id, max(case.verdict_at, judge_from))
+            self._timers.set(node_id, max(self._due(case), judge_from))
 
     def next_timer(self) -> float | None:
         """Return when the first case is to be judged."""

@@ -77,6 +77,11 @@ class Bench:
             self.accuse(name, accuser, phi, incarnation=incarnation)
         return said
 
+    def miss(self, name: str, *accusers: str, incarnation: int = 0) -> list[ClusterEvent]:
+        """Let a node be suspected that does not answer this one either."""
+        self.silent.add(name)
+        return self.suspect(name, "me", *accusers, incarnation=incarnation)
+
     def accuse(self, name: str, accuser: str, phi: float = 3.0, *, incarnation: int = 0, refused: bool = False) -> None:
         accused = Accused(
             node_id=name,

@@ -261,7 +261,7 @@ def verdict_after(bench: Bench, name: str, within: float) -> float | None:
 
 def test_a_verdict_comes_when_the_suspect_had_time_to_refute() -> None:
     bench = Bench(names(20))
-    bench.suspect("n00", "n01", "n02", "n03")
+    bench.miss("n00", "n01", "n02")
     patience = bench.case("n00").patience
     assert patience == pytest.approx(5.0 + 0.2 * (math.log(21) + 9.21) / (1.5 * math.sqrt(0.95)), abs=0.05)
     assert verdict_after(bench, "n00", 60) == pytest.approx(patience, rel=0.05)
@@ -269,14 +269,14 @@ def test_a_verdict_comes_when_the_suspect_had_time_to_refute() -> None:
 
 def test_without_enough_accusers_it_takes_four_times_as_long() -> None:
     bench = Bench(names(20))
-    bench.suspect("n00", "n01")
+    bench.miss("n00")
     patience = bench.case("n00").patience
     assert verdict_after(bench, "n00", 60) == pytest.approx(4 * patience, abs=0.1)
 
 
 def test_evidence_that_comes_late_convicts_when_it_comes() -> None:
     bench = Bench(names(20))
-    bench.suspect("n00", "n01")
+    bench.miss("n00")
     bench.run(15)
     assert of(Verdict, bench.said) == []
     bench.accuse("n00", "n02")
@@ -302,7 +302,7 @@ def test_an_accusation_of_an_older_incarnation_does_not_count() -> None:
 
 def test_a_verdict_names_the_incarnation_and_the_reason() -> None:
     bench = Bench(names(20))
-    bench.suspect("n00", "n01", "n02", "n03", incarnation=4)
+    bench.miss("n00", "n01", "n02", incarnation=4)
     (verdict, *_) = of(Verdict, bench.run(10))
     assert isinstance(verdict, Verdict)
     assert (verdict.node_id, verdict.boot_id, verdict.incarnation) == ("n00", 1, 4)
@@ -311,7 +311,7 @@ def test_a_verdict_names_the_incarnation_and_the_reason() -> None:
 
 def test_a_verdict_that_membership_does_not_follow_is_repeated_once_a_period() -> None:
     bench = Bench(names(20))
-    bench.suspect("n00", "n01", "n02", "n03")
+    bench.miss("n00", "n01", "n02")
     assert 3 <= len(of(Verdict, bench.run(10))) <= 5
 
 
@@ -326,7 +326,7 @@ def test_a_verdict_that_membership_does_not_follow_is_repeated_once_a_period() -
 )
 def test_whatever_ends_the_suspicion_ends_its_clock(end: ClusterEvent) -> None:
     bench = Bench(names(20))
-    bench.suspect("n00", "n01", "n02", "n03")
+    bench.miss("n00", "n01", "n02")
     bench.run(3)
     bench.hear(end)
     assert of(Verdict, bench.run(30)) == []
@@ -334,7 +334,7 @@ def test_whatever_ends_the_suspicion_ends_its_clock(end: ClusterEvent) -> None:
 
 def test_new_tags_do_not_end_a_suspicion() -> None:
     bench = Bench(names(20))
-    bench.suspect("n00", "n01", "n02", "n03")
+    bench.miss("n00", "n01", "n02")
     node = info("n00", state=NodeState.SUSPECT, meta_version=1)
     bench.hear(NodeUpdated(node=node, previous=info("n00"), at=0.0))
     assert of(Verdict, bench.run(10))
@@ -357,7 +357,7 @@ def test_a_stalled_node_voids_its_cycles_and_suspects_nobody() -> None:
 
 def test_a_short_stall_stops_the_clocks_for_as_long_as_it_lasted() -> None:
     bench = Bench(names(20))
-    bench.suspect("n00", "n01", "n02", "n03")
+    bench.miss("n00", "n01", "n02")
     bench.run(5)
     bench.now += 3.0
     patience = bench.case("n00").patience
@@ -366,7 +366,7 @@ def test_a_short_stall_stops_the_clocks_for_as_long_as_it_lasted() -> None:
 
 def test_after_a_long_stall_the_clocks_start_again() -> None:
     bench = Bench(names(20))
-    bench.suspect("n00", "n01", "n02", "n03")
+    bench.miss("n00", "n01", "n02")
     bench.run(5)
     bench.now += 30.0
     patience = bench.case("n00").patience

@@ -152,12 +152,42 @@ def test_made_up_refusals_cause_a_few_probes_per_period_and_no_more() -> None:
 
 def test_three_refused_accusers_of_ten_convict_without_waiting_for_a_pause() -> None:
     bench = Bench(names(9))
-    bench.suspect("n00", "n01")
-    for accuser in ("n01", "n02", "n03"):
+    bench.miss("n00", "n01")
+    for accuser in ("me", "n01", "n02"):
         bench.accuse("n00", accuser, refused=True)
     spread = bench.case("n00").spread
     assert spread < 2.0
     assert verdict_at(bench, "n00") == pytest.approx(spread, abs=0.15)
+
+
+def test_who_accuses_nobody_lets_the_accusers_go_first_and_then_asks_the_suspect_itself() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01", "n02", "n03")
+    bench.silent.add("n00")
+    case = bench.case("n00")
+    due = case.verdict_at
+    bench.run(due + case.spread / 2 - 0.1)
+    assert of(Verdict, bench.said) == []
+    (verdict, *_) = of(Verdict, bench.run(2.0))
+    assert verdict.at > due + case.spread / 2
+
+
+def test_a_suspect_that_answers_this_node_is_not_convicted_by_it_whatever_others_say() -> None:
+    bench = Bench(names(20))
+    bench.suspect("n00", "n01", "n02", "n03")
+    assert of(Verdict, bench.run(60)) == []
+
+
+def test_an_accuser_probes_the_suspect_again_shortly_before_its_verdict() -> None:
+    bench = Bench(names(20))
+    bench.miss("n00", "n01", "n02")
+    due = bench.case("n00").verdict_at
+    bench.run(due - 0.8)
+    before = len(probes(bench.said, "n00"))
+    bench.run(0.2)
+    assert len(probes(bench.said, "n00")) > before
+    bench.silent.clear()
+    assert of(Verdict, bench.run(5)) == []
 
 
 def test_one_refused_accuser_convicts_nobody_where_others_can_be_asked() -> None:

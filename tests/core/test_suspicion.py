@@ -65,23 +65,23 @@ def test_two_refusals_of_one_node_are_those_of_one() -> None:
 
 
 def test_a_docket_says_what_is_to_be_judged_first() -> None:
-    docket = Docket()
+    docket = Docket(0.75)
     docket.open("x", case(now=0.0))
     docket.open("y", case(now=5.0))
     for accuser in "abc":
         docket.accuse("y", accuser, 3.0, 5.0, refused=False)
-    assert docket.next_timer() == pytest.approx(11.5, abs=0.3)
-    assert docket.pop(11.0) is None
+    assert docket.next_timer() == pytest.approx(10.5, abs=0.3)
+    assert docket.pop(10.0) is None
     popped = docket.pop(12.0)
     assert popped is not None
     assert popped[0] == "y"
     docket.close("y")
-    assert docket.next_timer() == 26.0
+    assert docket.next_timer() == 25.25
     assert sorted(docket) == ["x"]
 
 
 def test_evidence_that_comes_late_makes_a_verdict_due_now_and_not_in_the_past() -> None:
-    docket = Docket()
+    docket = Docket(0.75)
     docket.open("x", case(now=0.0))
     for accuser in "abc":
         docket.accuse("x", accuser, 3.0, 20.0, refused=False)
@@ -89,12 +89,12 @@ def test_evidence_that_comes_late_makes_a_verdict_due_now_and_not_in_the_past() 
 
 
 def test_clocks_stand_still_or_start_again() -> None:
-    docket = Docket()
+    docket = Docket(0.75)
     docket.open("x", case(now=0.0))
     docket.delay(3.0, 10.0, judge_from=10.25, is_long=False)
-    assert docket.next_timer() == 29.0
+    assert docket.next_timer() == 28.25
     docket.delay(60.0, 100.0, judge_from=100.25, is_long=True)
-    assert docket.next_timer() == 126.0
+    assert docket.next_timer() == 125.25
     docket.delay(0.0, 200.0, judge_from=200.25, is_long=False)
     assert docket.next_timer() == 200.25
 
@@ -106,7 +106,7 @@ def test_phi_is_small_at_first_and_the_threshold_at_the_verdict() -> None:
 
 
 def test_only_what_others_say_supports() -> None:
-    docket = Docket()
+    docket = Docket(0.75)
     docket.open("x", case())
     docket.accuse("x", "me", 3.0, 0.0, refused=False)
     assert not docket.is_supported("x", "me")
