@@ -14,7 +14,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(ARGS)
 
 large: $(VENV)/.installed
-	$(BIN)/python -m pytest tests/large $(ARGS)
+	$(BIN)/python -m pytest -o pythonpath=tests/core tests/large $(ARGS)
 
 test-net: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/realnet $(ARGS)

@@ -1,8 +1,0 @@
-"""The large tests use the benches of the small ones."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "core"))
