@@ -4,11 +4,15 @@ The rules of this file:
 
 * The age at which news reaches a random node is a place and a tail. In an epidemic the number of nodes that know grows
   exponentially with a time constant ``tau``, so the place is ``tau ln(N + 1)``; then the number of those that do not
-  know shrinks by the same constant, so the tail is exponential, and one node in 10^4 hears ``tau ln(10^4)`` later::
+  know shrinks by the same constant, so the tail is exponential, and one node in 10^4 hears ``tau ln(10^4)`` later, one
+  in 100 half of that::
 
       tau = gossip_interval / ((fanout / 2)(1 - p))
-      D = tau(ln(N + 1) + 9.21)
+      D = tau(ln(N + 1) + 4.61)
 
+* D is what a refutation is waited for, and one in 100 is enough for that: whoever convicts asks the suspect itself
+  shortly before, so one that the refutation did not reach hears it then. What is fresh gossip is judged by the longer
+  time, after which all but one in 10^4 know.
 * Samples are divided by ``tau`` before they are learnt from, so that they stay of use when the cluster grows or the
   loss changes. Mean and spread start as the formula has them, which counts as much as ten samples: in a quiet cluster
   there are two a minute. Old samples fade, half in about half an hour then.
@@ -23,7 +27,8 @@ import math
 
 __all__ = ["Spreading", "dissemination_time", "time_constant"]
 
-_TAIL_QUANTILE = 9.21
+_NEARLY_ALL = 9.21
+_MOST = 4.61
 _MAX_SURPRISE = math.log(100.0)
 _DEVIATIONS = math.pi / math.sqrt(3.0)
 _PRIOR_WEIGHT = 10.0
@@ -38,8 +43,8 @@ def time_constant(interval: float, fanout: int, one_way_loss: float) -> float:
 
 
 def dissemination_time(interval: float, fanout: int, n_members: int, one_way_loss: float) -> float:
-    """Return D by the formula alone: seconds until news has reached 99.99 % of the cluster."""
-    return time_constant(interval, fanout, one_way_loss) * (math.log(n_members + 1) + _TAIL_QUANTILE)
+    """Return by the formula alone how many seconds it takes until news has reached 99.99 % of the cluster."""
+    return time_constant(interval, fanout, one_way_loss) * (math.log(n_members + 1) + _NEARLY_ALL)
 
 
 class Spreading:
@@ -70,9 +75,9 @@ class Spreading:
         self._variance = (1.0 - gain) * (self._variance + gain * surprise * surprise)
 
     def time(self, n_members: int, one_way_loss: float) -> float:
-        """Return D: seconds after which all but one node in 10^4 have heard of something."""
-        formula = dissemination_time(self._interval, self._fanout, n_members, one_way_loss)
+        """Return D: seconds after which all but one node in 100 have heard of something."""
         tau = time_constant(self._interval, self._fanout, one_way_loss)
+        formula = tau * (math.log(n_members + 1) + _MOST)
         tail = math.sqrt(self._variance) / _DEVIATIONS
-        measured = tau * (math.log(n_members + 1) + self._place + tail * _TAIL_QUANTILE)
+        measured = tau * (math.log(n_members + 1) + self._place + tail * _MOST)
         return min(max(measured, _LEAST_PART * formula), _MOST_PART * formula)

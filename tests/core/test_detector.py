@@ -263,7 +263,7 @@ def test_a_verdict_comes_when_the_suspect_had_time_to_refute() -> None:
     bench = Bench(names(20))
     bench.miss("n00", "n01", "n02")
     patience = bench.case("n00").patience
-    assert patience == pytest.approx(5.0 + 0.2 * (math.log(21) + 9.21) / (1.5 * math.sqrt(0.95)), abs=0.05)
+    assert patience == pytest.approx(5.0 + 0.2 * (math.log(21) + 4.61) / (1.5 * math.sqrt(0.95)), abs=0.05)
     assert verdict_after(bench, "n00", 60) == pytest.approx(patience, rel=0.05)
 
 
