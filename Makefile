@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m rpcnet demo $(ARGS)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 large: $(VENV)/.installed
 	$(BIN)/python -m pytest -o pythonpath=tests/core tests/large $(ARGS)

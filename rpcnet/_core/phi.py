@@ -22,7 +22,7 @@ All phi are ``-log10`` of a probability: 2 is one chance in a hundred.
 
       Phi      = conviction_phi + max(0, log10(N / 40))
       need     = min(Phi, 2 ceil((N - 1) / 2))
-      T_s      = P_j + D                    D: news has reached 99.99 %, as measured (``spreading.py``)
+      T_s      = P_j + D                    D: news has reached 99 %, as measured (``spreading.py``)
       P_j      = max(pause_tolerance, the longest stall of the class that j tells of itself), at most 60 s
       phi_j(t) = -log10( [10^(-Phi E_j / need) + 10^(-Phi (t - t_s) / T_s)] / 2 )
 

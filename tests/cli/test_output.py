@@ -83,6 +83,9 @@ def test_an_event_is_an_object_with_its_fields_and_the_time_of_day() -> None:
             "tags": {"zone": "eu"},
             "services": ["Door"],
             "meta_version": 2,
+            "stall": 0.0,
+            "is_halted": False,
+            "is_following": False,
         },
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,7 +96,7 @@ class Namesake:
         ({"config": {"join": "required"}}, "config = {'join': 'required'}: must be of the kind NodeConfig"),
         ({"security": "a secret"}, "security: must be a Security, not str"),
     ],
-    ids=repr,
+    ids=lambda value: re.sub(r" at 0x[0-9a-f]+", "", repr(value)),
 )
 async def test_a_wrong_setting_is_refused_by_name_value_and_rule_and_the_port_stays_free(
     settings: dict[str, Any], message: str, free_address: str

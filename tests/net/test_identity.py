@@ -233,6 +233,7 @@ def test_a_certificate_that_is_not_as_it_must_be_is_refused(certificate: x509.Ce
         "correct horse battery staple",
         b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f",
     ],
+    ids=["hex", "upper hex", "16 bytes of base64", "32 bytes of base64", "bytes", "words", "counting bytes"],
 )
 def test_a_strong_secret_is_taken(secret: str | bytes) -> None:
     assert shared(secret).cluster == "rpcnet"
