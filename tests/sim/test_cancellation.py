@@ -120,7 +120,8 @@ def test_cancelling_the_caller_cancels_the_handler(call: Callable[[World], Await
         world, *_ = await two(cluster)
         await stub(*world.handles).who()
         await trio.sleep(5)
-        established = world.handles[0].node.statistics().quic.established
+        connection = world.handles[0].node._running.endpoint.session(world.handles[1].node.address, "n1")
+        assert connection is not None
         with trio.move_on_after(0.5):
             await call(world)
         await trio.sleep(WIRE)
@@ -129,7 +130,8 @@ def test_cancelling_the_caller_cancels_the_handler(call: Callable[[World], Await
         assert not world.works["n1"].ended
         assert world.handles[1].node.statistics().active_calls == 0
         assert await stub(*world.handles).who() == "n1"
-        assert world.handles[0].node.statistics().quic.established == established
+        again = world.handles[0].node._running.endpoint.session(world.handles[1].node.address, "n1")
+        assert again is connection
 
     run(scenario)
 
@@ -148,7 +150,8 @@ def test_a_cancellation_at_any_moment_leaves_the_connection_in_order(
         cluster.set_latency(other, one, 0.005, 0.005)
         await stub(one, other).who()
         await trio.sleep(5)
-        established = one.node.statistics().quic.established
+        connection = one.node._running.endpoint.session(other.node.address, "n1")
+        assert connection is not None
         outcomes = []
         for step in range(80):
             with trio.move_on_after(step * 0.003 if step < 20 else 0.996 + (step - 20) * 0.005) as scope:
@@ -158,7 +161,7 @@ def test_a_cancellation_at_any_moment_leaves_the_connection_in_order(
         assert not outcomes[-1]
         await trio.sleep(2)
         assert other.node.statistics().active_calls == 0
-        assert one.node.statistics().quic.established == established, "the connection was lost"
+        assert one.node._running.endpoint.session(other.node.address, "n1") is connection, "the connection was lost"
         assert one.node.workers.active_calls(other.node.id) == 0
         assert await stub(one, other).who() == "n1"
 

@@ -33,7 +33,7 @@ def play(scenario: Scenario, seed: int = 0) -> None:
 
 def open_names() -> dict[str, list[str]]:
     """Return the table of host names of the simulation, to be changed."""
-    names: dict[str, list[str]] = current_environment()._names  # type: ignore[attr-defined]
+    names: dict[str, list[str]] = current_environment().network._names  # type: ignore[attr-defined]
     return names
 
 

@@ -105,7 +105,7 @@ def test_the_answers_of_a_node_that_ends_arrive_whatever_the_network_does(seed: 
         one, other = await world.start(2)
         for source, destination in ((one, other), (other, one)):
             cluster.set_latency(source, destination, 0.001, 0.02)
-            cluster.set_loss(source, destination, 0.1)
+            cluster.set_loss(source, destination, 0.05)
         answers: list[str | bytes] = []
 
         async def call(number: int) -> None:
