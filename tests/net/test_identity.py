@@ -257,6 +257,7 @@ def test_a_strong_secret_is_taken(secret: str | bytes) -> None:
         bytes(64),
         b"secret",
     ],
+    ids=[f"secret {number}" for number in range(14)],
 )
 def test_a_weak_secret_is_refused_and_not_shown(secret: str | bytes) -> None:
     with pytest.raises(SecurityError, match="too weak") as caught:

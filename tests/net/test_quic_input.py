@@ -51,6 +51,7 @@ def test_max_connections_is_enforced_and_a_place_becomes_free() -> None:
         initial(),
         b"\xc0\x00\x00\x00\x01\xff",
     ],
+    ids=[f"data {number}" for number in range(12)],
 )
 def test_garbage_is_counted_and_gets_neither_memory_nor_answer(data: bytes) -> None:
     pair = Pair()
