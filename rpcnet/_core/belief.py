@@ -197,8 +197,11 @@ class Belief:
         Raises:
             MessageError: the answer is malformed; it counts as none.
         """
+        if reply is None:
+            self._store.failed(fetch, now)
+            return []
         try:
-            bodies = {} if reply is None else decode_bodies(reply, fetch.digests)
+            bodies = decode_bodies(reply, fetch.digests)
         except MessageError:
             self._store.failed(fetch, now)
             raise

@@ -42,6 +42,7 @@ _MAX_STORE_BYTES = 64 << 20
 _MAX_FETCHES = 4
 _MANY = 8
 _MAX_ATTEMPTS = 6
+_MAX_SILENT = 64
 _FETCH_TIMEOUT = 15.0
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
@@ -129,6 +130,7 @@ class MetadataStore:
         self._held_bytes = 0
         self._wants: dict[bytes, _Want] = {}
         self._asked: dict[str, tuple[Fetch, float]] = {}
+        self._silent: dict[str, None] = {}
         self._timer: float | None = None
         self._is_timer_known = True
 
@@ -247,6 +249,10 @@ class MetadataStore:
         Returns:
             The ids of the nodes whose tags and services are known now.
         """
+        self._silent.pop(fetch.node_id, None)
+        return self._take(fetch, bodies, now)
+
+    def _take(self, fetch: Fetch, bodies: Mapping[bytes, Body], now: float) -> list[str]:
         asked = self._asked.get(fetch.node_id)
         in_time = asked is not None and asked[0] is fetch
         if in_time:
@@ -263,8 +269,11 @@ class MetadataStore:
         return known
 
     def failed(self, fetch: Fetch, now: float) -> None:
-        """Take in that a fetch came to nothing."""
-        self.answered(fetch, {}, now)
+        """Take in that a node did not answer; while there are others, it is not asked in place of an owner."""
+        self._silent[fetch.node_id] = None
+        if len(self._silent) > _MAX_SILENT:
+            del self._silent[next(iter(self._silent))]
+        self._take(fetch, {}, now)
 
     def _asked_digests(self) -> list[bytes]:
         return [digest for fetch, _ in self._asked.values() for digest in fetch.digests]
@@ -283,7 +292,8 @@ class MetadataStore:
         """Return whom to ask for what; what cannot be asked now is put off."""
         if not ready:
             return {}
-        anybody, alive = self._rng.choice(peers) if peers else None, frozenset(peers)
+        speaking = [node_id for node_id in peers if node_id not in self._silent] or peers
+        anybody, alive = self._rng.choice(speaking) if speaking else None, frozenset(peers)
         chosen: dict[str, list[bytes]] = {}
         room = self._max_bytes - self._held_bytes - sum(size_of(digest) for digest in self._asked_digests())
         for digest, want in ready:
