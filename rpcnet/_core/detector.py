@@ -77,6 +77,7 @@ __all__ = ["DetectorMachine", "DetectorSnapshot"]
 _LOSS_STEP = 0.03
 _FRESH_PERIODS = 2.0
 _RECHECK_LEAD = 0.75
+_LET_GO_FIRST = 3.0
 _MAX_REPEATS = 2
 _LONGEST_PAUSE = 60.0
 _PATIENCES = 4.0
@@ -405,7 +406,7 @@ class DetectorMachine:
         """Put a verdict off until this node itself has failed to reach the suspect."""
         if not case.has_waited and self._local_id not in case.accusers:
             case.has_waited = True
-            self._docket.again(node_id, now + case.spread / 2)
+            self._docket.again(node_id, now + _LET_GO_FIRST * case.spread)
             return []
         self._docket.again(node_id, now + self._period)
         return self._probe(node_id, now)

@@ -11,9 +11,9 @@ The rules of this file:
   ask, in a cluster of two, one is enough: the suspect has left all pings of a cycle unanswered besides, and any answer
   within that time ends the case.
 * Nobody convicts on hearsay: whoever gives a verdict has failed to reach the suspect itself in the last two periods.
-  Accusers probe it again shortly before the verdict is due. Who accuses nobody lets them go first, for half the time
-  that their verdict needs to spread, and then probes. So one who missed a refutation, as somebody will at high loss,
-  hears it from the suspect before it can do harm.
+  Accusers probe it again shortly before the verdict is due. Who accuses nobody lets them go first, for three times the
+  time that their verdict needs to spread, and then probes: hardly ever, so that a death is no reason for all to probe.
+  So one who missed a refutation, as somebody will at high loss, hears it from the suspect before it can do harm.
 * The jury of a case is chosen by a hash that everybody can compute, so choosing it needs no messages: each node is
   on it with probability ``JURY / (N - 2)``. A suspicion that nobody stands behind is checked by all who hear it.
 """

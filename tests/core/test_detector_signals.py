@@ -166,10 +166,10 @@ def test_who_accuses_nobody_lets_the_accusers_go_first_and_then_asks_the_suspect
     bench.silent.add("n00")
     case = bench.case("n00")
     due = case.verdict_at
-    bench.run(due + case.spread / 2 - 0.1)
+    bench.run(due + 3 * case.spread - 0.1)
     assert of(Verdict, bench.said) == []
-    (verdict, *_) = of(Verdict, bench.run(2.0))
-    assert verdict.at > due + case.spread / 2
+    (verdict, *_) = of(Verdict, bench.run(3.0))
+    assert verdict.at > due + 3 * case.spread
 
 
 def test_a_suspect_that_answers_this_node_is_not_convicted_by_it_whatever_others_say() -> None:
